@@ -1,0 +1,412 @@
+"""The contract of an attention mechanism: patterns, checks, projections, decoding state.
+
+Shapes: B batch, H heads, M query length, N context length, D head_dim, E embed_dim.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Pattern(StrEnum):
+    """What output position i may depend on: CAB's two axes, self or cross, noncausal or causal.
+
+    In the causal cross pattern the whole context is visible; only later *queries* are hidden.
+    """
+
+    NONCAUSAL_SELF = "noncausal_self"
+    CAUSAL_SELF = "causal_self"
+    NONCAUSAL_CROSS = "noncausal_cross"
+    CAUSAL_CROSS = "causal_cross"
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether later queries are hidden."""
+        return self in (Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS)
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether keys and values come from a second sequence, the context."""
+        return self in (Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS)
+
+    @property
+    def short(self) -> str:
+        """CAB's abbreviation: NS, CS, NC or CC."""
+        return "".join(word[0] for word in self.value.split("_")).upper()
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Pattern":
+        known = [pattern.value for pattern in cls]
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown pattern {str(value)!r}{hint} (known: {', '.join(known)})")
+
+
+class UnsupportedPattern(ValueError):
+    """A pattern was asked of a mechanism, or of a task, that does not have it."""
+
+    def __init__(self, who: str, asked: Pattern, has: frozenset[Pattern], reason: str = "") -> None:
+        offered = ", ".join(pattern for pattern in Pattern if pattern in has)
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"{who} has no {asked}{why}; it has: {offered}")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a causal attention carries from token to token.
+
+    Attributes:
+        position: How many queries have been answered.
+        tensors: The memory, every tensor with the batch as its first dimension.
+    """
+
+    position: int = 0
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def select(self, rows: Tensor) -> "State":
+        """The state of the batch rows `rows` (int64), as a beam search reorders them."""
+        return State(self.position, {name: t[rows] for name, t in self.tensors.items()})
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the memory."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+
+class Attention(nn.Module):
+    """Maps a query (B, M, E), and in the cross patterns a context (B, N, E), to (B, M, E).
+
+    Projections are included. A subclass claims its `patterns` and writes `attend`, and for the
+    causal patterns `init_state`, `step` and `prefill`; `forward` checks the arguments first.
+
+    Args:
+        embed_dim: Width E of query, context and output.
+        num_heads: Number of heads H; must divide `embed_dim`.
+        pattern: The one pattern that this module serves.
+        dropout: Probability in training; on the attention weights where there are any, else on
+            the mixed values.
+        max_len: The greatest length of query or context that will be seen, for the mechanisms
+            whose parameters or constants depend on it.
+        grid: (height, width) of image inputs, for the mechanisms with 2-D neighbourhoods.
+
+    Raises:
+        UnsupportedPattern: If `pattern` is not among the claimed `patterns`.
+        ValueError: If a size is not positive or `num_heads` does not divide `embed_dim`.
+    """
+
+    patterns: ClassVar[frozenset[Pattern]] = frozenset()
+    """The honest claim, which `attnbench verify` tests."""
+    refuses: ClassVar[Mapping[Pattern, str]] = {}
+    """Why an unclaimed pattern is not served, in half a line."""
+    mixes: ClassVar[bool] = True
+    """False only for the control that moves nothing between positions."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        dropout: float = 0.0,
+        max_len: int | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        pattern = Pattern(pattern)
+        if pattern not in self.patterns:
+            raise UnsupportedPattern(
+                type(self).__name__, pattern, self.patterns, self.refuses.get(pattern, "")
+            )
+        if embed_dim < 1 or num_heads < 1:
+            self._fail(
+                f"embed_dim and num_heads must be positive, got {embed_dim} and {num_heads}"
+            )
+        if embed_dim % num_heads:
+            self._fail(f"num_heads must divide embed_dim, got {num_heads} and {embed_dim}")
+        if not 0.0 <= dropout < 1.0:
+            self._fail(f"dropout must be in [0, 1), got {dropout}")
+        if max_len is not None and max_len < 1:
+            self._fail(f"max_len must be positive, got {max_len}")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.head_dim = embed_dim // num_heads
+        self.pattern = pattern
+        self.dropout = dropout
+        self.max_len = max_len
+        self.grid = grid
+
+    def forward(
+        self,
+        query: Tensor,
+        context: Tensor | None = None,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Check the arguments and attend.
+
+        Args:
+            query: (B, M, E).
+            context: (B, N, E) in the cross patterns, None in the self patterns.
+            query_padding_mask: Bool (B, M), True where the query is padding. Outputs there are
+                finite and mean nothing.
+            key_padding_mask: Bool (B, N), True where the key is padding and is ignored. In the
+                self patterns it covers the one sequence, and one mask serves for both (two are
+                joined by OR).
+
+        Returns:
+            (B, M, E).
+
+        Raises:
+            ValueError: If a shape, a type or the presence of `context` is wrong.
+        """
+        self._check_inputs(query, context, query_padding_mask, key_padding_mask)
+        if context is None:
+            context = query
+            masks = [m for m in (query_padding_mask, key_padding_mask) if m is not None]
+            if masks:
+                query_padding_mask = key_padding_mask = torch.stack(masks).any(dim=0)
+        return self.attend(
+            query,
+            context,
+            query_padding_mask=query_padding_mask,
+            key_padding_mask=key_padding_mask,
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        context: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The mechanism itself, on checked arguments; `context` is `query` in the self patterns."""
+        raise NotImplementedError
+
+    def init_state(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> State:
+        """The state before the first token; in causal cross it has absorbed the whole context.
+
+        Args:
+            batch_size: B.
+            context: (B, N, E) in causal cross, None in causal self.
+            key_padding_mask: Bool (B, N), True where the context is padding.
+
+        Raises:
+            ValueError: In the noncausal patterns, which have no decoding, or on a wrong shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no decoding state")
+
+    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """Answer one more token: query (B, 1, E) to (B, 1, E), without gradients.
+
+        The given state is consumed: its tensors may be overwritten. To branch, `select` first.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no decoding step")
+
+    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """Answer a whole prompt (B, M, E) in the parallel form, from a state of position 0."""
+        raise NotImplementedError(f"{type(self).__name__} has no prefill")
+
+    def _fail(self, message: str) -> None:
+        raise ValueError(f"{type(self).__name__}: {message}")
+
+    def _check_inputs(
+        self,
+        query: Tensor,
+        context: Tensor | None,
+        query_padding_mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+    ) -> None:
+        self._check_sequence("query", query)
+        if self.pattern.is_cross and context is None:
+            self._fail(f"{self.pattern} needs a context, got None")
+        if not self.pattern.is_cross and context is not None:
+            self._fail(f"{self.pattern} takes no context, got one of {tuple(context.shape)}")
+        if context is not None:
+            self._check_sequence("context", context)
+            if context.shape[0] != query.shape[0]:
+                self._fail(
+                    f"context must have the query's batch size {query.shape[0]}, "
+                    f"got {context.shape[0]}"
+                )
+        keys = query if context is None else context
+        self._check_mask("query_padding_mask", "query", query_padding_mask, query)
+        self._check_mask("key_padding_mask", "context", key_padding_mask, keys)
+
+    def _check_sequence(self, name: str, sequence: Tensor) -> None:
+        if sequence.dim() != 3 or sequence.shape[-1] != self.embed_dim:
+            self._fail(
+                f"{name} must be (batch, length, embed_dim = {self.embed_dim}), "
+                f"got {tuple(sequence.shape)}"
+            )
+        if sequence.shape[1] == 0:
+            self._fail(f"{name} must have at least one position, got {tuple(sequence.shape)}")
+
+    def _check_mask(self, name: str, of: str, mask: Tensor | None, sequence: Tensor) -> None:
+        if mask is None:
+            return
+        if mask.dtype != torch.bool:
+            self._fail(f"{name} must be bool with True for padding, got {mask.dtype}")
+        if mask.shape != sequence.shape[:2]:
+            self._fail(
+                f"{name} must be (batch, {of} length) = {tuple(sequence.shape[:2])}, "
+                f"got {tuple(mask.shape)}"
+            )
+
+    def _check_decoding(
+        self, batch_size: int, context: Tensor | None, key_padding_mask: Tensor | None
+    ) -> None:
+        if not self.pattern.is_causal:
+            self._fail(f"{self.pattern} has no decoding state; only causal patterns decode")
+        if context is None and key_padding_mask is not None:
+            self._fail("key_padding_mask without a context: a decoding prompt has no padding")
+        # The queries are still to come: one empty position stands for them in the checks.
+        query = torch.empty(batch_size, 1, self.embed_dim, device="meta")
+        self._check_inputs(query, context, None, key_padding_mask)
+
+
+class MultiHeadAttention(Attention):
+    """Attention with query, key, value and output projections; a mechanism writes `mix`.
+
+    For decoding, a mechanism also writes `absorb` (put keys and values into the memory) and
+    `read` (answer queries from the memory). Causal cross absorbs the context once; causal self
+    absorbs each token before it answers it.
+    """
+
+    drops_weights: ClassVar[bool] = False
+    """Whether `mix` applies the dropout itself, to its attention weights."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any
+    ) -> None:
+        super().__init__(embed_dim, num_heads, pattern, **common)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_projections()
+
+    def reset_projections(self) -> None:
+        """Xavier-uniform with CAB's gains (cab: 1/sqrt 2 for q, k, v; 1 for out), zero biases."""
+        for proj in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(proj.weight, gain=2**-0.5)
+            nn.init.zeros_(proj.bias)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Map q (B, H, M, D), k and v (B, H, N, D) to (B, H, M, D).
+
+        Args:
+            query_padding_mask: Bool (B, M), True where the query is padding: for mechanisms that
+                pool over queries.
+            key_padding_mask: Bool (B, N), True where the key is padding and is ignored.
+        """
+        raise NotImplementedError
+
+    def absorb(
+        self,
+        memory: Mapping[str, Tensor],
+        k: Tensor,
+        v: Tensor,
+        *,
+        position: int = 0,
+        key_padding_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The memory after the keys and values (B, H, N, D) from `position` on; {} starts anew."""
+        raise NotImplementedError(f"{type(self).__name__} has no decoding state")
+
+    def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
+        """Answer queries (B, H, M, D) that stand at `position` and after; returns (B, H, M, D)."""
+        raise NotImplementedError(f"{type(self).__name__} has no decoding step")
+
+    def attend(
+        self,
+        query: Tensor,
+        context: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Project, mix, and project back."""
+        mixed = self.mix(
+            self._split(self.q_proj(query)),
+            self._split(self.k_proj(context)),
+            self._split(self.v_proj(context)),
+            query_padding_mask=query_padding_mask,
+            key_padding_mask=key_padding_mask,
+        )
+        if not self.drops_weights:
+            mixed = F.dropout(mixed, self.dropout, self.training)
+        return self._merge(mixed)
+
+    @torch.no_grad()
+    def init_state(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> State:
+        """See `Attention.init_state`."""
+        self._check_decoding(batch_size, context, key_padding_mask)
+        if context is None:
+            return State()
+        k, v = self._split(self.k_proj(context)), self._split(self.v_proj(context))
+        return State(0, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
+
+    @torch.no_grad()
+    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `Attention.step`."""
+        self._check_sequence("query", query)
+        if query.shape[1] != 1:
+            self._fail(f"a step takes one token, got {query.shape[1]}")
+        memory = state.tensors
+        if not self.pattern.is_cross:
+            k, v = self._split(self.k_proj(query)), self._split(self.v_proj(query))
+            memory = self.absorb(memory, k, v, position=state.position)
+        mixed = self.read(self._split(self.q_proj(query)), memory, position=state.position)
+        return self._merge(mixed), State(state.position + 1, memory)
+
+    @torch.no_grad()
+    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `Attention.prefill`."""
+        self._check_sequence("query", query)
+        if state.position:
+            self._fail(f"prefill starts from position 0, got a state at {state.position}")
+        q = self._split(self.q_proj(query))
+        if self.pattern.is_cross:
+            memory = state.tensors
+            mixed = self.read(q, memory)
+        else:
+            k, v = self._split(self.k_proj(query)), self._split(self.v_proj(query))
+            memory = self.absorb({}, k, v)
+            mixed = self.mix(q, k, v)
+        return self._merge(mixed), State(query.shape[1], memory)
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(B, length, heads * D) to (B, heads, length, D)."""
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _merge(self, mixed: Tensor) -> Tensor:
+        """(B, H, M, D) to (B, M, E), through the output projection."""
+        return self.out_proj(mixed.transpose(1, 2).flatten(-2))

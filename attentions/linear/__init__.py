@@ -1,0 +1,1 @@
+"""Attention by feature maps, linear in the length."""

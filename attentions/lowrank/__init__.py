@@ -1,0 +1,1 @@
+"""Attention through a fixed number of summaries of the positions."""

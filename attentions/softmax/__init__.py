@@ -1,0 +1,1 @@
+"""Exact softmax attention and the control without mixing."""

@@ -1,0 +1,1 @@
+"""Attention over a chosen part of the positions."""

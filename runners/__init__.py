@@ -1,0 +1,1 @@
+"""Everything that executes: the commands, the records, the report."""

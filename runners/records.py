@@ -1,0 +1,163 @@
+"""The record of one run, and the folder that keeps them.
+
+One run is one JSON file, written atomically. Many writers can share a folder; a record that cannot
+be read is named and left out, never fatal and never overwritten by reading.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Status(StrEnum):
+    """How a run ended."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    UNAVAILABLE = "unavailable"
+    OOM = "oom"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether running again would end the same way, so that a sweep skips it."""
+        return self in (Status.OK, Status.UNSUPPORTED)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number. What a field does not apply to is None, never 0.
+
+    Attributes:
+        metric: Its name, for example `mse` or `forward_time`.
+        value: The number; None when it was tried and could not be had.
+        unit: For example `ms`; empty for a pure number.
+        direction: Which way is better, `lower` or `higher`; empty where neither is.
+        split: `train`, `validation` or `test`, for quality.
+        seq_len: Sequence length in tokens.
+        step: Training step, for curves.
+        attention: The mechanism measured, where it is not the run's own (the baseline beside it).
+        comment: Why a value is missing, or what it must be read with.
+    """
+
+    metric: str
+    value: float | None
+    unit: str = ""
+    direction: str = ""
+    split: str | None = None
+    seq_len: int | None = None
+    step: int | None = None
+    attention: str | None = None
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: its settings, where it ran, how it ended, what it measured."""
+
+    run_id: str
+    command: str
+    status: Status
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+    error: str = ""
+    traceback: str = ""
+    started_at: str = ""
+    duration_s: float = 0.0
+
+
+class UnreadableRecord(ValueError):
+    """A record file that is not a record; the message names the file and what is wrong."""
+
+
+def run_id(command: str, config: Mapping[str, Any]) -> str:
+    """The identity of a run: a hash of the settings that determine its result.
+
+    Folders, workers and logging live under the key `run` and are left out.
+    """
+    determining = {key: value for key, value in config.items() if key != "run"}
+    text = json.dumps([command, determining], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RecordStore:
+    """The records of one sweep, in `<folder>/runs`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.runs = self.folder / "runs"
+
+    def path(self, run_id: str) -> Path:
+        """Where the record of a run is or will be."""
+        return self.runs / f"{run_id}.json"
+
+    def write(self, record: Record) -> Path:
+        """Write a record so that a reader sees all of it or nothing.
+
+        Raises:
+            OSError: If the folder cannot be written or the disk is full; what was there stays.
+        """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        path = self.path(record.run_id)
+        handle, temporary = tempfile.mkstemp(prefix=f".{record.run_id}.", dir=self.runs)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(asdict(record), file, indent=1, default=str)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def read(self, run_id: str) -> Record | None:
+        """The record of a run, or None if there is none.
+
+        Raises:
+            UnreadableRecord: If the file is no record.
+        """
+        path = self.path(run_id)
+        return read_record(path) if path.exists() else None
+
+    def paths(self) -> Iterator[Path]:
+        """Every record file, in a fixed order."""
+        return iter(sorted(self.runs.glob("*.json")))
+
+    def read_all(self) -> tuple[list[Record], list[str]]:
+        """Every readable record, and one line for each file that is not."""
+        records, problems = [], []
+        for path in self.paths():
+            try:
+                records.append(read_record(path))
+            except UnreadableRecord as error:
+                problems.append(str(error))
+        return records, problems
+
+
+def read_record(path: Path) -> Record:
+    """Read one record file.
+
+    Raises:
+        UnreadableRecord: If it cannot be read, is no JSON, or lacks a field.
+    """
+    try:
+        raw = json.loads(path.read_text())
+        known = {f.name for f in fields(Measurement)}
+        measurements = tuple(
+            Measurement(**{key: value for key, value in m.items() if key in known})
+            for m in raw.pop("measurements")
+        )
+        return Record(**{**raw, "status": Status(raw["status"]), "measurements": measurements})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UnreadableRecord(f"unreadable record {path} ({reason}), left out") from error

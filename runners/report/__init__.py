@@ -1,0 +1,1 @@
+"""Tables, indices and plots, all computed from the run records."""

@@ -1,0 +1,1 @@
+"""Tasks: data, backbone, loss and metrics. Imports attentions, never runners."""

@@ -1,0 +1,1 @@
+"""Published models with places for an attention."""

@@ -1,0 +1,199 @@
+"""What every task shares: slots for attentions, data by index, the training module.
+
+A backbone asks its slots for "an attention for this pattern" at each place and never names a
+mechanism. The slots put the mechanism under test where its pattern is asked for, and softmax (or
+what the backbone's paper has there) elsewhere.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+import torch.distributed
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from attentions.base import Attention, Pattern, UnsupportedPattern
+from attentions.registry import AttentionFactory
+from attentions.softmax.softmax import SoftmaxAttention
+
+
+class AttentionSlots:
+    """The attentions of one backbone: the mechanism under test in its places, the rest elsewhere.
+
+    Args:
+        attention: The mechanism under test.
+        pattern: The pattern under test, or "all" to replace every place.
+    """
+
+    def __init__(self, attention: AttentionFactory, pattern: Pattern | Literal["all"]) -> None:
+        self.attention = attention
+        self.pattern = pattern if pattern == "all" else Pattern(pattern)
+        self.under_test: list[Attention] = []
+
+    def build(
+        self,
+        pattern: Pattern,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        layer: int = 0,
+        dropout: float = 0.0,
+        max_len: int | None = None,
+        grid: tuple[int, int] | None = None,
+        rest: AttentionFactory = SoftmaxAttention,
+    ) -> Attention:
+        """An attention for one place of the backbone.
+
+        Args:
+            pattern: What the place needs.
+            embed_dim: Its width.
+            num_heads: Its number of heads.
+            layer: The depth of the place, for mechanisms that differ by layer.
+            dropout: Its attention dropout.
+            max_len: The greatest length of query or context there.
+            grid: (height, width) of image inputs.
+            rest: What the backbone's own paper has here, used when the place is not under test.
+        """
+        tested = self.pattern in ("all", pattern)
+        factory = self.attention if tested else rest
+        built = factory(
+            embed_dim, num_heads, pattern, dropout=dropout, max_len=max_len, grid=grid
+        )
+        if tested:
+            self.under_test.append(built)
+        return built
+
+
+class Rows(Protocol):
+    """A data set that gives a whole batch for a vector of row numbers."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Tensor) -> Any: ...
+
+
+class EpochBatches(Sampler[Tensor]):
+    """Row numbers in batches, in an order fixed by (seed, epoch), dealt out over the ranks.
+
+    A training run that resumes at an epoch sees just the batches that it would have seen.
+    """
+
+    def __init__(
+        self, num_rows: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
+    ) -> None:
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._dealt(torch.arange(self.num_rows)))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rows = torch.arange(self.num_rows)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            rows = torch.randperm(self.num_rows, generator=generator)
+        return iter(self._dealt(rows))
+
+    def _dealt(self, rows: Tensor) -> list[Tensor]:
+        batches = list(rows.split(self.batch_size))
+        if self.drop_last and len(batches[-1]) < self.batch_size:
+            batches.pop()
+        if not torch.distributed.is_initialized():
+            return batches
+        world_size = torch.distributed.get_world_size()
+        if self.drop_last:  # training: every rank takes the same number of steps
+            batches = batches[: len(batches) // world_size * world_size]
+        return batches[torch.distributed.get_rank() :: world_size]
+
+
+class TaskData(LightningDataModule):
+    """The data of a task. A subclass sets `train`, `validation` and `test` in `setup`.
+
+    Args:
+        batch_size: Training rows per step and rank.
+        eval_batch_size: Rows per evaluation batch; None for `batch_size`.
+        seed: Orders the training rows, and draws them where they are generated. Evaluation rows
+            do not depend on it.
+    """
+
+    train: Rows
+    validation: Rows
+    test: Rows
+
+    def __init__(
+        self, *, batch_size: int, eval_batch_size: int | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.seed = seed
+
+    @property
+    def dataset(self) -> str:
+        """Its name in the results; a stand-in's ends in "-synthetic"."""
+        raise NotImplementedError
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What only the data know and the model is built from (channels, vocabulary size)."""
+        return {}
+
+    def train_dataloader(self) -> DataLoader:
+        """Whole batches by row numbers, shuffled anew each epoch."""
+        return self._loader(self.train, self.batch_size, training=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation row once."""
+        return self._loader(self.validation, self.eval_batch_size, training=False)
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test row once: the last, shorter batch is kept."""
+        return self._loader(self.test, self.eval_batch_size, training=False)
+
+    def _loader(self, rows: Rows, batch_size: int, *, training: bool) -> DataLoader:
+        if training and len(rows) < batch_size:
+            raise ValueError(
+                f"{self.dataset}: {len(rows)} training rows are fewer than batch_size {batch_size}"
+            )
+        batches = EpochBatches(
+            len(rows), batch_size, seed=self.seed, shuffle=training, drop_last=training
+        )
+        return DataLoader(rows, sampler=batches, batch_size=None)  # type: ignore[arg-type]
+
+
+class Task(LightningModule):
+    """A backbone with its loss and metrics.
+
+    A subclass builds its backbone from `slots` in `__init__`, and writes `training_step`,
+    `validation_step`, `test_step` and `configure_optimizers`. What it logs in validation and test
+    under a name of `directions` becomes a measurement.
+    """
+
+    patterns: ClassVar[frozenset[Pattern]] = frozenset()
+    """The patterns of the places in its backbone."""
+    directions: ClassVar[Mapping[str, Literal["lower", "higher"]]] = {}
+    """Its metrics, and which way is better."""
+    backbone: ClassVar[str] = ""
+
+    def __init__(self, slots: AttentionSlots) -> None:
+        super().__init__()
+        if slots.pattern != "all" and slots.pattern not in self.patterns:
+            raise UnsupportedPattern(
+                f"task {type(self).__name__}", slots.pattern, self.patterns, "no such place"
+            )
+        self.slots = slots
+
+    def measure(self) -> list[Any]:
+        """Measurements beyond the logged metrics, taken after the test (see runners.records)."""
+        return []

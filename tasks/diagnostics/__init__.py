@@ -1,0 +1,1 @@
+"""Synthetic tasks that ask for one ability each."""

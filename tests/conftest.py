@@ -1,0 +1,24 @@
+"""Fixtures that every test can use."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Fix the global generator: a test that fails, fails again."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data samples, which the project does not ship."""
+    folder = Path(os.environ.get("ATTNBENCH_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data samples at {folder}; set ATTNBENCH_DATA")
+    return folder
