@@ -57,6 +57,10 @@ class UnsupportedPattern(ValueError):
         super().__init__(f"{who} has no {asked}{why}; it has: {offered}")
 
 
+class Unavailable(RuntimeError):
+    """This machine lacks what was asked for: a package, a kernel, a device, a network."""
+
+
 @dataclass(frozen=True)
 class State:
     """What a causal attention carries from token to token.
@@ -124,9 +128,7 @@ class Attention(nn.Module):
                 type(self).__name__, pattern, self.patterns, self.refuses.get(pattern, "")
             )
         if embed_dim < 1 or num_heads < 1:
-            self._fail(
-                f"embed_dim and num_heads must be positive, got {embed_dim} and {num_heads}"
-            )
+            self._fail(f"embed_dim and num_heads must be positive, got {embed_dim} and {num_heads}")
         if embed_dim % num_heads:
             self._fail(f"num_heads must divide embed_dim, got {num_heads} and {embed_dim}")
         if not 0.0 <= dropout < 1.0:
@@ -288,9 +290,7 @@ class MultiHeadAttention(Attention):
     drops_weights: ClassVar[bool] = False
     """Whether `mix` applies the dropout itself, to its attention weights."""
 
-    def __init__(
-        self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any
-    ) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)

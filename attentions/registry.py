@@ -18,7 +18,9 @@ AttentionFactory = Callable[..., Attention]
 
 def names() -> list[str]:
     """Every mechanism of the conf folder, but the placeholder for the user's own."""
-    return sorted(path.stem for path in (CONF / "attention").glob("*.yaml") if path.stem != "custom")
+    return sorted(
+        path.stem for path in (CONF / "attention").glob("*.yaml") if path.stem != "custom"
+    )
 
 
 def load(name: str) -> DictConfig:

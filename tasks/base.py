@@ -58,9 +58,7 @@ class AttentionSlots:
         """
         tested = self.pattern in ("all", pattern)
         factory = self.attention if tested else rest
-        built = factory(
-            embed_dim, num_heads, pattern, dropout=dropout, max_len=max_len, grid=grid
-        )
+        built = factory(embed_dim, num_heads, pattern, dropout=dropout, max_len=max_len, grid=grid)
         if tested:
             self.under_test.append(built)
         return built

@@ -1,0 +1,213 @@
+"""`attnbench train`: one task, one mechanism, one pattern.
+
+The loop, the checkpoints and the devices are Lightning's. A run that was killed goes on from the
+checkpoint of its last finished epoch, and ends with the same numbers as one that was not.
+"""
+
+import logging
+import shutil
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.utils import get_class, instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from attentions.base import Attention, Pattern, UnsupportedPattern
+from attentions.registry import AttentionFactory, factory, mechanism
+from attentions.softmax.softmax import SoftmaxAttention
+from runners.run import Run
+from tasks.base import AttentionSlots, Task, TaskData
+
+
+def measure(run: Run) -> None:
+    """Train, select a checkpoint on the validation rows, and test."""
+    config = run.config
+    attention = factory(config.attention)
+    _check_patterns(config)
+    data: TaskData = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    torch.manual_seed(config.seed)
+    slots = AttentionSlots(attention, config.pattern)
+    model: Task = instantiate(config.task.model, _partial_=True)(slots=slots, **data.facts)
+    run.labels |= {"dataset": data.dataset, "backbone": model.backbone}
+
+    history = History(config.seed, frozenset(model.directions))
+    trainer, checkpoint = _trainer(run, model, history)
+    run.labels |= {
+        "device": trainer.strategy.root_device.type,
+        "dtype": str(trainer.precision),
+        "world_size": trainer.world_size,
+    }
+    _fit(trainer, model, data, run.folder)
+    best = checkpoint.best_model_path if checkpoint.monitor else ""
+    if best:
+        saved = torch.load(best, map_location=model.device, weights_only=True)
+        model.load_state_dict(saved["state_dict"])
+    data.setup("test")
+    tested = cast(dict[str, float], trainer.test(model, data, verbose=False)[0])
+    _add_quality(run, model, tested, history, checkpoint)
+    _add_costs(run, model, slots, history, trainer)
+    for extra in model.measure():
+        run.add(**extra)
+    if not config.run.keep_checkpoints:
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def _check_patterns(config: DictConfig) -> None:
+    """Refuse a pattern before any data are read."""
+    task = cast(type[Task], get_class(config.task.model._target_))
+    cls = mechanism(config.attention._target_)
+    if config.pattern != "all" and Pattern(config.pattern) not in task.patterns:
+        raise UnsupportedPattern(
+            f"task {config.task.name}", Pattern(config.pattern), task.patterns, "no such place"
+        )
+    wanted = task.patterns if config.pattern == "all" else {Pattern(config.pattern)}
+    for pattern in wanted - cls.patterns:
+        raise UnsupportedPattern(cls.__name__, pattern, cls.patterns, cls.refuses.get(pattern, ""))
+
+
+def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelCheckpoint]:
+    config, fit = run.config, run.config.task.fit
+    mode = "max" if fit.monitor and model.directions[fit.monitor] == "higher" else "min"
+    checkpoint = ModelCheckpoint(
+        dirpath=run.folder, monitor=fit.monitor, mode=mode, save_last=True, filename="best"
+    )
+    callbacks: list[Callback] = [history, checkpoint]
+    if fit.get("patience") is not None:
+        callbacks.append(EarlyStopping(fit.monitor, mode=mode, patience=fit.patience))
+    settings = cast(
+        dict[str, Any],
+        OmegaConf.to_container(OmegaConf.merge(config.task.trainer, config.trainer), resolve=True),
+    )
+    # What Lightning says of itself (workers, missing loggers) says nothing about the run.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    trainer = Trainer(
+        accelerator=config.device,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # EpochBatches deals the rows out itself
+        **({"devices": 1} | settings),
+    )
+    return trainer, checkpoint
+
+
+def _fit(trainer: Trainer, model: LightningModule, data: TaskData, folder: Path) -> None:
+    last = folder / "last.ckpt"
+    if last.exists():
+        try:
+            torch.load(last, map_location="cpu", weights_only=False)
+        except Exception as error:  # whatever a damaged archive raises
+            print(f"attnbench: unreadable checkpoint {last} ({error}); starting over", flush=True)
+            shutil.rmtree(folder)
+    resume = last if last.exists() else None
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False)
+
+
+class History(Callback):
+    """Seeds each epoch, times it, and keeps the validation metrics; all survive a resume."""
+
+    def __init__(self, seed: int, metrics: frozenset[str]) -> None:
+        self.seed = seed
+        self.metrics = metrics
+        self.step_times_s: list[float] = []
+        self.validations: list[dict[str, float]] = []
+        self._start = (0, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"step_times_s": self.step_times_s, "validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.step_times_s = state_dict["step_times_s"]
+        self.validations = state_dict["validations"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Dropout and the like then depend on (seed, epoch) alone, not on earlier epochs."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        self._start = (trainer.global_step, _now(pl_module))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation follows the last step of the epoch: the training part ends here."""
+        step, start = self._start
+        if trainer.state.fn == "fit" and trainer.global_step > step:
+            elapsed = _now(pl_module) - start
+            self.step_times_s.append(elapsed / (trainer.global_step - step))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the metrics of this epoch."""
+        kept = {k: float(v) for k, v in trainer.callback_metrics.items() if k in self.metrics}
+        self.validations.append({"step": trainer.global_step} | kept)
+
+
+def _now(module: LightningModule) -> float:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return time.perf_counter()
+
+
+def _add_quality(
+    run: Run,
+    model: Task,
+    tested: dict[str, float],
+    history: History,
+    checkpoint: ModelCheckpoint,
+) -> None:
+    monitor = checkpoint.monitor
+    for row in history.validations:
+        for metric in row.keys() - {"step"}:
+            run.add(
+                metric,
+                row[metric],
+                direction=model.directions[metric],
+                split="validation",
+                step=int(row["step"]),
+            )
+    for metric, value in tested.items():
+        if metric in model.directions:
+            comment = f"checkpoint of the best validation {monitor}" if monitor else ""
+            run.add(
+                metric,
+                float(value),
+                direction=model.directions[metric],
+                split="test",
+                comment=comment,
+            )
+
+
+def _add_costs(
+    run: Run, model: Task, slots: AttentionSlots, history: History, trainer: Trainer
+) -> None:
+    run.add("steps", trainer.global_step, split="train")
+    if history.step_times_s:
+        median = 1e3 * statistics.median(history.step_times_s)
+        run.add("step_time", median, unit="ms", direction="lower", split="train")
+    if model.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(model.device) / 2**20
+        run.add("peak_memory", peak, unit="MiB", direction="lower", split="train")
+    total = _num_parameters(model)
+    tested = sum(map(_num_parameters, slots.under_test))
+    softmax = sum(_num_parameters(_like(a, SoftmaxAttention)) for a in slots.under_test)
+    run.add("parameters", total, direction="lower")
+    # CAB admits a mechanism that adds at most 10 % to its backbone.
+    run.add("parameter_overhead", (tested - softmax) / (total - tested + softmax), unit="ratio")
+
+
+def _like(attention: Attention, cls: AttentionFactory) -> Attention:
+    with torch.device("meta"):
+        return cls(attention.embed_dim, attention.num_heads, attention.pattern)
+
+
+def _num_parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
