@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
@@ -97,7 +96,8 @@ def _measured(
 ) -> Record:
     status, error, trace = Status.OK, "", ""
     started_at, start = datetime.now(UTC), time.perf_counter()
-    torch.set_num_threads(run.config.run.threads or _fair_share_of_cores())
+    if run.config.run.threads is not None:
+        torch.set_num_threads(run.config.run.threads)
     try:
         with _time_limit(run.config.run.timeout_s), _memory_limit(run.config.run.memory_gib):
             measure(run)
@@ -204,16 +204,6 @@ def _memory_limit(gib: float | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _fair_share_of_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    hydra = HydraConfig.get()
-    if hydra.mode is not RunMode.MULTIRUN:
-        return cores
-    jobs = hydra.launcher.get("n_jobs", 1)
-    return max(1, cores // (cores if jobs < 1 else jobs))
 
 
 def _labels(command: str, config: DictConfig) -> dict[str, Any]:
