@@ -86,20 +86,25 @@ def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelC
         dict[str, Any],
         OmegaConf.to_container(OmegaConf.merge(config.task.trainer, config.trainer), resolve=True),
     )
-    # What Lightning says of itself (workers, missing loggers) says nothing about the run.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     trainer = Trainer(
         accelerator=config.device,
         callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
         use_distributed_sampler=False,  # EpochBatches deals the rows out itself
-        **({"devices": 1} | settings),
+        **(quiet_lightning() | {"devices": 1} | settings),
     )
     return trainer, checkpoint
+
+
+def quiet_lightning() -> dict[str, Any]:
+    """Silence what Lightning says of itself, and name the parts of a Trainer that only talk."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    return {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
 
 
 def _fit(trainer: Trainer, model: LightningModule, data: TaskData, folder: Path) -> None:

@@ -1,0 +1,93 @@
+"""What a step of `attnbench train` costs beside a hand-written loop over the same model and data.
+
+Run: python scripts/compare_overhead.py
+Prints milliseconds per step of both, interleaved in one process, for a small and a larger model.
+"""
+
+import statistics
+import tempfile
+import time
+import warnings
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+
+from attentions.registry import CONF, factory
+from runners.train import History, quiet_lightning
+from tasks.base import AttentionSlots, Task, TaskData
+
+MODELS = {
+    "small": ["task.data.batch_size=16"],
+    "larger": ["task.data.batch_size=256", "task.model.embed_dim=128"],
+}
+ROUNDS, STEPS = 5, 100
+
+
+def build(overrides: list[str]) -> tuple[Task, TaskData]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["task=mqar/tiny", *overrides])
+    data = instantiate(config.task.data)
+    data.prepare_data()
+    data.setup("fit")
+    slots = AttentionSlots(factory(config.attention), config.pattern)
+    return instantiate(config.task.model, _partial_=True)(slots=slots, **data.facts), data
+
+
+def by_hand(task: Task, data: TaskData) -> float:
+    task.trainer = Trainer(max_steps=STEPS, logger=False, accelerator="cpu")  # schedules ask it
+    configured = task.configure_optimizers()
+    optimizer, scheduler = configured, None
+    if isinstance(configured, dict):
+        optimizer = configured["optimizer"]
+        scheduler = configured["lr_scheduler"]["scheduler"]
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    task.train()
+    start = time.perf_counter()
+    for step, batch in enumerate(data.train_dataloader()):
+        if step == STEPS:
+            break
+        loss = task.training_step(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    return 1e3 * (time.perf_counter() - start) / STEPS
+
+
+def by_runner(task: Task, data: TaskData) -> float:
+    history = History(0, frozenset())
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_steps=STEPS,
+            limit_val_batches=1,
+            check_val_every_n_epoch=None,
+            val_check_interval=STEPS,
+            callbacks=[history],
+            default_root_dir=folder,
+            accelerator="cpu",
+            **quiet_lightning(),
+        )
+        trainer.fit(task, datamodule=data)
+    return 1e3 * history.step_times_s[-1]
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    print(f"{'model':8} {'by hand':>9} {'attnbench':>10} {'difference':>11} {'ratio':>6}   ms a step")
+    for name, overrides in MODELS.items():
+        times: dict[str, list[float]] = {"hand": [], "runner": []}
+        for _ in range(ROUNDS):
+            task, data = build(overrides)
+            times["hand"].append(by_hand(task, data))
+            task, data = build(overrides)
+            times["runner"].append(by_runner(task, data))
+        hand, runner = (statistics.median(times[key]) for key in ("hand", "runner"))
+        print(f"{name:8} {hand:9.2f} {runner:10.2f} {runner - hand:11.2f} {runner / hand:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
