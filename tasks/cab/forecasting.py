@@ -1,0 +1,59 @@
+"""Long-sequence time-series forecasting, CAB's LSTF: Informer on ETT, Weather and Electricity.
+
+Source: Zhang et al., CAB, ICML 2023; Zhou et al., Informer, AAAI 2021, arXiv:2012.07436.
+Departs from them: see `tasks.cab.forecasting_data` and `tasks.backbones.informer`.
+In: past (B, I, C). Out: future (B, M, C). Scores: on standardised values, over all windows.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
+
+from attentions.base import Pattern
+from tasks.backbones.informer import Informer
+from tasks.base import AttentionSlots, Task
+from tasks.cab.forecasting_data import Batch
+
+
+class Forecasting(Task):
+    """Predict `horizon` steps from the past, trained on squared error.
+
+    Args:
+        slots: Give the attentions.
+        lr: Of Adam in the first two epochs; then halved after each.
+        **sizes: Of the `Informer`.
+    """
+
+    patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS})
+    directions: ClassVar = {"mse": "lower", "mae": "lower"}
+    backbone = "Informer"
+
+    def __init__(self, slots: AttentionSlots, *, lr: float, **sizes: Any) -> None:
+        super().__init__(slots)
+        self.forecast = Informer(slots, **sizes)
+        # These count values; a mean of batch means would misweigh the shorter last batch.
+        self.scores = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+        self.lr = lr
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean squared error."""
+        return F.mse_loss(self.forecast(batch.past, batch.times).float(), batch.future)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the errors."""
+        forecast = self.forecast(batch.past, batch.times).float()
+        self.scores.update(forecast.flatten(), batch.future.flatten())
+        self.log_dict(self.scores, on_step=False, on_epoch=True)
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Any:
+        """Adam, as the reference code: its halving begins after the second epoch."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        halving = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda epoch: 0.5 ** max(epoch - 1, 0)
+        )
+        return [optimizer], [halving]
