@@ -1,0 +1,207 @@
+"""Time, peak memory and FLOPs of one callable, on the CPU or on CUDA.
+
+What is measured is a `Call`: its inputs are made beforehand, so that nothing else is counted.
+"""
+
+import gc
+import os
+import timeit
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log2, prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.profiler import profile
+from torch.utils.benchmark import timer
+from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something to measure.
+
+    Attributes:
+        run: Is measured.
+        prepare: Is called before every `run` and not measured: clears gradients, rewinds a state.
+    """
+
+    run: Callable[[], object]
+    prepare: Callable[[], object] = _nothing
+
+
+def time_in_turns(
+    calls: Sequence[Call], *, min_run_time_s: float = 1.0, min_calls: int = 3
+) -> list[list[float]]:
+    """Time the calls in turns, A B A B ..., so that a machine that slows down slows all of them.
+
+    Every sample is one run, from a device at rest to a device at rest. Warming up is the caller's:
+    the first run of a callable must not be one of these.
+
+    Args:
+        calls: What to time; each gets equally many samples.
+        min_run_time_s: Goes on at least until the samples of all calls add up to this.
+        min_calls: Goes on at least until each call has this many samples.
+
+    Returns:
+        The samples of each call in ms, in order.
+    """
+    # The clock of torch.utils.benchmark, which waits for the device. Its Timer is of no use here:
+    # it takes no callables, and runs each statement twice before every single-call block.
+    timers = [timeit.Timer(call.run, call.prepare, timer=timer) for call in calls]
+    samples: list[list[float]] = [[] for _ in calls]
+    total_s, num_turns = 0.0, 0
+    while total_s < min_run_time_s or num_turns < min_calls:
+        for one, times_ms in zip(timers, samples, strict=True):
+            time_s = one.timeit(number=1)
+            times_ms.append(1e3 * time_s)
+            total_s += time_s
+        num_turns += 1
+    return samples
+
+
+def peak_memory(call: Call, device: torch.device) -> int:
+    """The most bytes alive at once during one run, beyond those alive before it.
+
+    On CUDA these are the caching allocator's, on the CPU those of torch's allocator: tensors, and
+    workspace that operators take as tensors. What a library takes from malloc is not seen.
+    """
+    call.prepare()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call.run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    # Its library announces each start and stop on stderr, through any progress display.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    # Not torch.profiler, which imports the compiler at its first use: 2 seconds.
+    profiled: Any = profile(profile_memory=True)
+    with profiled:
+        call.run()
+    changes = [e for e in profiled.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for change in sorted(changes, key=lambda e: e.start_ns()):
+        live += change.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def count_flops(call: Call) -> int:
+    """The floating-point operations of one run; a multiplication and an addition are two.
+
+    Matrix products, convolutions, fused attention and Fourier transforms count; what works
+    element by element does not. Causal fused attention counts the pairs that are not masked.
+    """
+    call.prepare()
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        call.run()
+    return counter.get_total_flops()
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """The size of the parameters and buffers."""
+    weights = [*module.parameters(), *module.buffers()]
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a call failed for want of memory; the CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def num_pairs(query_len: int, context_len: int, is_causal: bool) -> int:
+    """The (query, key) pairs that attention computes; causal query i sees the keys 0 to i."""
+    if not is_causal:
+        return query_len * context_len
+    whole_rows = max(0, query_len - context_len)
+    triangle = min(query_len, context_len)
+    return triangle * (triangle + 1) // 2 + whole_rows * context_len
+
+
+def _named(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an operator by the names of its schema; the counter gives tensors' shapes.
+
+    The attention operators agree on names, not on places.
+    """
+    schema = op.default._schema.arguments
+    given = {parameter.name: value for parameter, value in zip(schema, args, strict=False)}
+    return {p.name: p.default_value for p in schema if p.has_default_value()} | given | kwargs
+
+
+def _attention(op: Any, num_products: Callable[[int, int], int]) -> Callable[..., int]:
+    """FLOPs of fused attention; `num_products(d_qk, d_v)` multiplications for each pair."""
+
+    def formula(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        named = _named(op, args, kwargs)
+        batch_size, num_heads, query_len, d_qk = named["query"]
+        context_len, d_v = named["value"][-2:]
+        pairs = num_pairs(query_len, context_len, named["is_causal"])
+        return 2 * batch_size * num_heads * pairs * num_products(d_qk, d_v)
+
+    return formula
+
+
+def _attention_formulas() -> dict[Any, Callable[..., int]]:
+    # torch's own formulas have no operator for the CPU, and count what a causal mask hides.
+    fused = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+    formulas = {}
+    for name in fused:
+        forward = getattr(aten, f"_scaled_dot_product_{name}")
+        backward = getattr(aten, f"_scaled_dot_product_{name}_backward")
+        formulas[forward] = _attention(forward, lambda d_qk, d_v: d_qk + d_v)
+        # q k^T once more, then the gradients of the weights, of v, of q and of k.
+        formulas[backward] = _attention(backward, lambda d_qk, d_v: 3 * d_qk + 2 * d_v)
+    return formulas
+
+
+def _convolution_backward(
+    grad_out: Any, x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """Each gradient costs as much as the forward; torch's formula forgets the groups."""
+    named = _named(aten.convolution_backward, (grad_out, x, weight, *args), kwargs)
+    places = prod((x if named["transposed"] else grad_out)[2:])
+    return 2 * x[0] * places * prod(weight) * sum(named["output_mask"][:2])
+
+
+def _fourier(flops: float, longer: int) -> Callable[..., int]:
+    """The customary 5 n log2 n of the radix-2 algorithm, half of it between real and complex.
+
+    Args:
+        flops: The factor of n log2 n.
+        longer: Which side has all n numbers, 0 for the input and 1 for the output.
+    """
+
+    def formula(x: Any, dims: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        shape = (x, out_shape)[longer]
+        length = prod(shape[dim] for dim in dims)
+        return round(flops * prod(shape) * log2(length))
+
+    return formula
+
+
+FORMULAS: dict[Any, Callable[..., int]] = {
+    **_attention_formulas(),
+    aten.convolution_backward: _convolution_backward,
+    aten.mv: lambda matrix, *_, **__: 2 * prod(matrix),
+    aten.addmv: lambda _added, matrix, *_, **__: 2 * prod(matrix),
+    aten.dot: lambda a, *_, **__: 2 * prod(a),
+    aten._fft_c2c: _fourier(5.0, 0),
+    aten._fft_r2c: _fourier(2.5, 0),
+    aten._fft_c2r: _fourier(2.5, 1),
+}
+"""What torch's FLOP counter does not know, or counts wrongly."""
