@@ -132,7 +132,10 @@ def _prepared(arguments: list[str]) -> list[str]:
             _check_choices(group, value, arguments)
     own = any(argument.startswith("attention._target_=") for argument in arguments)
     chosen = any(argument.startswith("attention=") for argument in arguments)
-    return ["attention=custom", *arguments] if own and not chosen else arguments
+    if own and not chosen:
+        arguments = [*arguments, "attention=custom"]
+    # Hydra wants its flags before the overrides; a user may write them in any order.
+    return sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
 
 
 def _check_choices(group: str, value: str, arguments: list[str]) -> None:

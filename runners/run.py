@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
 from attentions.registry import names
+from runners.measure import is_out_of_memory
 from runners.progress import Progress
 from runners.records import Measurement, Record, RecordStore, Status, UnreadableRecord, run_id
 
@@ -123,18 +124,13 @@ def _measured(
 
 
 def _status(reason: Exception) -> Status:
-    text = str(reason)
     if isinstance(reason, UnsupportedPattern):
         return Status.UNSUPPORTED
     if isinstance(reason, Unavailable):
         return Status.UNAVAILABLE
     if isinstance(reason, TimeLimit):
         return Status.TIMEOUT
-    no_memory = isinstance(reason, MemoryError | torch.OutOfMemoryError)
-    # The CPU allocator raises a plain RuntimeError.
-    if no_memory or "can't allocate memory" in text or "not enough memory" in text:
-        return Status.OOM
-    return Status.FAILED
+    return Status.OOM if is_out_of_memory(reason) else Status.FAILED
 
 
 def _known(store: RecordStore, identity: str) -> Record | None:

@@ -16,7 +16,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory, factory, mechanism
@@ -82,15 +82,14 @@ def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelC
     callbacks: list[Callback] = [history, checkpoint]
     if fit.get("patience") is not None:
         callbacks.append(EarlyStopping(fit.monitor, mode=mode, patience=fit.patience))
-    settings = cast(
-        dict[str, Any],
-        OmegaConf.to_container(OmegaConf.merge(config.task.trainer, config.trainer), resolve=True),
-    )
+    given = {key: value for key, value in config.trainer.items() if value is not None}
+    settings = {**config.task.trainer, **given}
     trainer = Trainer(
         accelerator=config.device,
         callbacks=callbacks,
         use_distributed_sampler=False,  # EpochBatches deals the rows out itself
-        **(quiet_lightning() | {"devices": 1} | settings),
+        **quiet_lightning(),
+        **settings,
     )
     return trainer, checkpoint
 

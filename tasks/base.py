@@ -99,7 +99,9 @@ class EpochBatches(Sampler[Tensor]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             rows = torch.randperm(self.num_rows, generator=generator)
-        return iter(self._dealt(rows))
+        # A generator, begun at the first batch: a resumed trainer makes the iterator before it
+        # names the epoch.
+        yield from self._dealt(rows)
 
     def _dealt(self, rows: Tensor) -> list[Tensor]:
         batches = list(rows.split(self.batch_size))

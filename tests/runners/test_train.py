@@ -1,0 +1,206 @@
+"""One run and its record; sweeps are in test_sweep.py."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from runners import cli
+from runners.records import Record, RecordStore, Status
+from tests.runners import toy
+
+HERE = Path(__file__).parent
+TOY = ["train", "--config-dir", str(HERE / "conf"), "task=toy/tiny", "device=cpu"]
+
+
+def attnbench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run a command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["attnbench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def train(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> tuple[int, Record]:
+    """Train the toy; the exit code and the newest record."""
+    code = attnbench(monkeypatch, *TOY, f"run.results={folder}", *overrides)
+    paths = sorted((folder / "train" / "runs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns)
+    record = RecordStore(folder / "train").read(paths[-1].stem)
+    assert record is not None
+    return code, record
+
+
+def test_a_run_is_recorded_with_its_settings_place_and_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, record = train(monkeypatch, tmp_path, "attention=linear_elu", "seed=3")
+    assert code == 0
+    assert record.status is Status.OK
+    assert record.config["attention"]["eps"] == 1e-6
+    assert {"torch", "processor", "num_threads", "git_commit"} <= record.environment.keys()
+    expected = {"task": "toy", "attention": "linear_elu", "pattern": "causal_self", "seed": 3}
+    expected |= {"dataset": "toy-synthetic", "backbone": "toy", "device": "cpu", "variant": ""}
+    assert expected.items() <= record.labels.items()
+    by_name = {(m.metric, m.split, m.step): m for m in record.measurements}
+    assert by_name["mse", "test", None].direction == "lower"
+    assert [step for name, split, step in by_name if split == "validation"] == [10, 20, 30]
+    # 4 x (16 x 16 + 16) in the attention, as softmax has
+    overhead = by_name["parameter_overhead", None, None]
+    assert overhead.value == 0.0
+
+
+def test_settings_changed_by_hand_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, record = train(monkeypatch, tmp_path, "task.model.lr=0.01", "trainer.max_epochs=1")
+    assert record.labels["variant"] == "task.model.lr=0.01, trainer.max_epochs=1"
+
+
+def test_the_same_seed_gives_the_same_number_and_a_finished_run_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = train(monkeypatch, tmp_path, "seed=1")
+    _, again = train(monkeypatch, tmp_path, "seed=1")
+    assert again == first  # the record itself, not a second measurement
+    _, forced = train(monkeypatch, tmp_path, "seed=1", "run.force=true")
+    assert forced.started_at != first.started_at or forced.duration_s != first.duration_s
+
+    def quality(record: Record) -> list[float | None]:
+        return [m.value for m in record.measurements if m.metric == "mse"]
+
+    assert quality(forced) == quality(first)
+
+
+@pytest.mark.parametrize(
+    ("mishap", "overrides", "status", "error"),
+    [
+        ("fail", [], Status.FAILED, "RuntimeError: something broke"),
+        ("oom", [], Status.OOM, "memory"),
+        ("hang", ["run.timeout_s=1.5"], Status.TIMEOUT, "run.timeout_s = 1.5"),
+    ],
+)
+def test_a_mishap_becomes_a_status_and_is_tried_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mishap: str,
+    overrides: list[str],
+    status: Status,
+    error: str,
+) -> None:
+    code, record = train(monkeypatch, tmp_path, f"task.model.mishap={mishap}", *overrides)
+    assert code == 1
+    assert record.status is status
+    assert error in record.error
+    assert not record.status.is_final
+
+
+def test_an_interrupted_run_ends_with_the_numbers_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def stop_in_the_third_epoch() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 25:
+            raise RuntimeError("stopped")
+
+    # The mishap is part of the settings, so both runs have it; only one meets it.
+    monkeypatch.setitem(toy.MISHAPS, "fail", lambda: None)
+    _, whole = train(monkeypatch, tmp_path / "whole", "task.model.mishap=fail")
+    monkeypatch.setitem(toy.MISHAPS, "fail", stop_in_the_third_epoch)
+    _, broken = train(monkeypatch, tmp_path / "broken", "task.model.mishap=fail")
+    assert broken.status is Status.FAILED
+    _, resumed = train(monkeypatch, tmp_path / "broken", "task.model.mishap=fail")
+    assert calls == 25 + 10  # the third epoch alone was run again
+    assert resumed.status is Status.OK
+
+    def quality(record: Record) -> list[object]:
+        return [(m.split, m.step, m.value) for m in record.measurements if m.metric == "mse"]
+
+    assert quality(resumed) == quality(whole)  # bit for bit, the curve too
+    assert not (tmp_path / "broken" / "train" / "checkpoints" / resumed.run_id).exists()
+
+
+def test_a_damaged_checkpoint_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, first = train(monkeypatch, tmp_path, "run.keep_checkpoints=true")
+    last = tmp_path / "train" / "checkpoints" / first.run_id / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:100])
+    _, again = train(monkeypatch, tmp_path, "run.force=true")
+    assert again.status is Status.OK
+    assert f"unreadable checkpoint {last}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["attention=sotfmax"], "unknown attention 'sotfmax', did you mean 'softmax'?"),
+        (["task=toy/tinny"], "unknown task 'toy/tinny', did you mean 'toy/tiny'?"),
+        (["pattern=causal"], "unknown pattern 'causal', did you mean 'causal_"),
+        (["attention.window=3"], "Could not override 'attention.window'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    message: str,
+) -> None:
+    code = attnbench(monkeypatch, *TOY, f"run.results={tmp_path}", *overrides)
+    assert code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "message"),
+    [
+        (["pattern=causal_cross"], "unsupported", "task toy has no causal_cross"),
+        (["attention._target_=nowhere.Mine"], "failed", "cannot import the attention"),
+        (["attention._target_=pathlib.Path"], "failed", "must be a subclass of"),
+        (["+attention.colour=red"], "failed", "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_what_cannot_run_is_a_record_and_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    status: str,
+    message: str,
+) -> None:
+    code, record = train(monkeypatch, tmp_path, *overrides)
+    assert code == 1
+    assert record.status == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").write_text("a file, not a folder")
+    code = attnbench(monkeypatch, *TOY, f"run.results={tmp_path / 'results'}")
+    assert code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "not writable" in lines[0]
+
+
+def test_a_full_disk_prints_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: RecordStore, record: Record) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordStore, "write", full)
+    code = attnbench(monkeypatch, *TOY, f"run.results={tmp_path}", "trainer.max_epochs=1")
+    assert code == 2
+    told = capsys.readouterr()
+    assert "No space left on device" in told.err
+    assert "metric='mse'" in told.out
