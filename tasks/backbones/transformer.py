@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import Attention, Pattern, State
+from tasks.backbones.dropout import Dropout
 from tasks.base import AttentionSlots
 
 
@@ -41,7 +42,7 @@ class Embedding(nn.Module):
         for table in (self.tokens, self.positions):
             nn.init.normal_(table.weight, std=embed_dim**-0.5)
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: int = 0) -> Tensor:
         """Tokens (B, L) that stand at `position` and after, to (B, L, E).
@@ -64,7 +65,7 @@ class FeedForward(nn.Module):
         self.expand = nn.Linear(embed_dim, ffn_dim)
         self.contract = nn.Linear(ffn_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, E) to (B, L, E)."""
@@ -78,7 +79,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = attention
         self.norm = nn.LayerNorm(attention.embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(attention.embed_dim, ffn_dim, dropout)
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
@@ -98,7 +99,7 @@ class DecoderLayer(nn.Module):
         self.norm = nn.LayerNorm(attention.embed_dim)
         self.cross_attention = cross_attention
         self.cross_norm = nn.LayerNorm(attention.embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(attention.embed_dim, ffn_dim, dropout)
 
     def forward(
