@@ -64,11 +64,9 @@ def _check_patterns(config: DictConfig) -> None:
     """Refuse a pattern before any data are read."""
     task = cast(type[Task], get_class(config.task.model._target_))
     cls = mechanism(config.attention._target_)
-    if config.pattern != "all" and Pattern(config.pattern) not in task.patterns:
-        raise UnsupportedPattern(
-            f"task {config.task.name}", Pattern(config.pattern), task.patterns, "no such place"
-        )
-    wanted = task.patterns if config.pattern == "all" else {Pattern(config.pattern)}
+    pattern = config.pattern if config.pattern == "all" else Pattern(config.pattern)
+    task.check_pattern(pattern)
+    wanted = task.patterns if pattern == "all" else {pattern}
     for pattern in wanted - cls.patterns:
         raise UnsupportedPattern(cls.__name__, pattern, cls.patterns, cls.refuses.get(pattern, ""))
 
@@ -110,12 +108,13 @@ def _fit(trainer: Trainer, model: LightningModule, data: TaskData, folder: Path)
     last = folder / "last.ckpt"
     if last.exists():
         try:
-            torch.load(last, map_location="cpu", weights_only=False)
+            saved = torch.load(last, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged archive raises
             print(f"attnbench: unreadable checkpoint {last} ({error}); starting over", flush=True)
             shutil.rmtree(folder)
-    resume = last if last.exists() else None
-    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False)
+        else:
+            data.first_epoch = saved["epoch"] + 1
+    trainer.fit(model, datamodule=data, ckpt_path=last if last.exists() else None)
 
 
 class History(Callback):

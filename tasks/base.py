@@ -29,7 +29,7 @@ class AttentionSlots:
 
     def __init__(self, attention: AttentionFactory, pattern: Pattern | Literal["all"]) -> None:
         self.attention = attention
-        self.pattern = pattern if pattern == "all" else Pattern(pattern)
+        self.pattern: Pattern | Literal["all"] = "all" if pattern == "all" else Pattern(pattern)
         self.under_test: list[Attention] = []
 
     def build(
@@ -78,14 +78,21 @@ class EpochBatches(Sampler[Tensor]):
     """
 
     def __init__(
-        self, num_rows: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        epoch: int = 0,
     ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
@@ -99,9 +106,7 @@ class EpochBatches(Sampler[Tensor]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             rows = torch.randperm(self.num_rows, generator=generator)
-        # A generator, begun at the first batch: a resumed trainer makes the iterator before it
-        # names the epoch.
-        yield from self._dealt(rows)
+        return iter(self._dealt(rows))
 
     def _dealt(self, rows: Tensor) -> list[Tensor]:
         batches = list(rows.split(self.batch_size))
@@ -138,6 +143,7 @@ class TaskData(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.seed = seed
+        self.first_epoch = 0  # of a resumed run: its trainer fetches a batch before set_epoch
 
     @property
     def dataset(self) -> str:
@@ -167,9 +173,16 @@ class TaskData(LightningDataModule):
                 f"{self.dataset}: {len(rows)} training rows are fewer than batch_size {batch_size}"
             )
         batches = EpochBatches(
-            len(rows), batch_size, seed=self.seed, shuffle=training, drop_last=training
+            len(rows),
+            batch_size,
+            seed=self.seed,
+            shuffle=training,
+            drop_last=training,
+            epoch=self.first_epoch,
         )
-        return DataLoader(rows, sampler=batches, batch_size=None)  # type: ignore[arg-type]
+        # Each pass over a DataLoader draws a seed; its own generator leaves the model's alone.
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(rows, sampler=batches, batch_size=None, generator=generator)  # type: ignore[arg-type]
 
 
 class Task(LightningModule):
@@ -188,12 +201,18 @@ class Task(LightningModule):
 
     def __init__(self, slots: AttentionSlots) -> None:
         super().__init__()
-        if slots.pattern != "all" and slots.pattern not in self.patterns:
-            raise UnsupportedPattern(
-                f"task {type(self).__name__}", slots.pattern, self.patterns, "no such place"
-            )
+        self.check_pattern(slots.pattern)
         self.slots = slots
 
-    def measure(self) -> list[Any]:
-        """Measurements beyond the logged metrics, taken after the test (see runners.records)."""
+    @classmethod
+    def check_pattern(cls, pattern: Pattern | Literal["all"]) -> None:
+        """Raise UnsupportedPattern if the backbone has no place of this pattern."""
+        if pattern != "all" and pattern not in cls.patterns:
+            raise UnsupportedPattern(f"task {cls.__name__}", pattern, cls.patterns, "no such place")
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Measurements beyond the logged metrics, taken after the test.
+
+        Each has the fields of `runners.records.Measurement`.
+        """
         return []

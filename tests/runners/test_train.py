@@ -159,7 +159,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("overrides", "status", "message"),
     [
-        (["pattern=causal_cross"], "unsupported", "task toy has no causal_cross"),
+        (["pattern=causal_cross"], "unsupported", "task Toy has no causal_cross"),
         (["attention._target_=nowhere.Mine"], "failed", "cannot import the attention"),
         (["attention._target_=pathlib.Path"], "failed", "must be a subclass of"),
         (["+attention.colour=red"], "failed", "unexpected keyword argument 'colour'"),
