@@ -7,7 +7,7 @@ numbers; and they come from a seeded buffer, so that two passes agree.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,8 @@ class ProbSparseAttention(MultiHeadAttention):
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS})
-    refuses = {Pattern.CAUSAL_SELF: _LEAK, Pattern.CAUSAL_CROSS: _LEAK}  # noqa: RUF012
+    refuses: ClassVar = {Pattern.CAUSAL_SELF: _LEAK, Pattern.CAUSAL_CROSS: _LEAK}
+    draws: Tensor
 
     def __init__(
         self,
@@ -45,7 +46,6 @@ class ProbSparseAttention(MultiHeadAttention):
             self._fail(f"factor must be positive, got {factor}")
         self.factor = factor
         self.register_buffer("draws", key_draws(factor, seed))
-        self.draws: Tensor
 
     def mix(
         self,
