@@ -111,9 +111,10 @@ class Informer(nn.Module):
         start = input_len - self.label_len
         # The values to forecast are zeros in the decoder's input.
         x = self.embed_future(F.pad(past[:, start:], (0, 0, 0, self.horizon)), times[:, start:])
-        for layer in self.decoder:
-            x = layer(x, context)
-        return self.projection(self.norm(x[:, self.label_len :]))
+        last = len(self.decoder) - 1
+        for depth, layer in enumerate(self.decoder):
+            x = layer(x, context, unread=self.label_len if depth == last else 0)
+        return self.projection(self.norm(x))
 
 
 class DataEmbedding(nn.Module):
@@ -206,10 +207,16 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(embed_dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Map x (B, N, E) and context (B, K, E) to (B, N, E)."""
+    def forward(self, x: Tensor, context: Tensor, unread: int) -> Tensor:
+        """Map x (B, N, E) and context (B, K, E) to (B, N - unread, E).
+
+        Args:
+            unread: How many of the first positions nothing reads any more. They still ask their
+                questions in the cross-attention, where they may matter to the others.
+        """
         x = self.norm1(x + self.dropout(self.self_attention(x)))
-        x = self.norm2(x + self.dropout(self.cross_attention(x, context)))
+        x = (x + self.dropout(self.cross_attention(x, context)))[:, unread:]
+        x = self.norm2(x)
         return self.norm3(x + self.ffn(x))
 
 
