@@ -1,0 +1,266 @@
+"""`attnbench verify`: proves or refutes the claims of a mechanism, of any class by import path.
+
+Every check runs in every claimed pattern. An exception inside the mechanism is a failed check;
+what is unsupported is what the class declares.
+"""
+
+import dataclasses
+import math
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attentions.base import Attention, Pattern, UnsupportedPattern
+from attentions.registry import factory, mechanism
+from runners.checks import decoding, dependence, leaks, padding, repeatability, soundness
+from runners.checks.subject import TOLERANCES, Finding, Subject
+from runners.run import Run
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table.
+
+    Attributes:
+        examine: The check; its name is the row's.
+        says: What holds where it passes.
+        applies: Whether it is asked of a mechanism in a pattern.
+        is_decoding: Without a decoding form it is missing, which is a warning.
+    """
+
+    examine: Callable[[Subject], Finding]
+    says: str
+    applies: Callable[[type[Attention], Pattern], bool] = lambda cls, pattern: True
+    is_decoding: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in findings and records."""
+        return self.examine.__name__
+
+
+def _causal(cls: type[Attention], pattern: Pattern) -> bool:
+    return pattern.is_causal
+
+
+def _mixing(cls: type[Attention], pattern: Pattern) -> bool:
+    return cls.mixes
+
+
+CHECKS = (
+    Check(soundness.construction, "builds, and answers with the query's shape"),
+    Check(repeatability.determinism, "the same inputs give the same outputs"),
+    Check(repeatability.seeding, "the same seed gives the same weights"),
+    Check(repeatability.state_dict, "the state_dict holds all it computes with"),
+    Check(repeatability.batch, "samples of a batch do not mix"),
+    Check(leaks.leak_suffix, "other later queries change nothing", _causal),
+    Check(leaks.leak_length, "fewer later queries change nothing", _causal),
+    Check(leaks.leak_gradient, "no gradient by a later query", _causal),
+    Check(dependence.uses_own, "an output depends on its own query", _mixing),
+    Check(
+        dependence.uses_earlier,
+        "... on earlier positions",
+        lambda cls, pattern: cls.mixes and not pattern.is_cross,
+    ),
+    Check(
+        dependence.uses_later,
+        "... on later positions",
+        lambda cls, pattern: cls.mixes and pattern is Pattern.NONCAUSAL_SELF,
+    ),
+    Check(
+        dependence.uses_source,
+        "... on the source",
+        lambda cls, pattern: cls.mixes and pattern.is_cross,
+    ),
+    Check(
+        dependence.mixes_nothing,
+        "an output depends on nothing else",
+        lambda cls, pattern: not cls.mixes,
+    ),
+    Check(padding.padding_content, "what stands in padding changes nothing"),
+    Check(padding.padding_appended, "appended padding changes nothing"),
+    Check(decoding.step, "token by token = the parallel form", _causal, is_decoding=True),
+    Check(decoding.prefill, "a prompt, then tokens = the parallel form", _causal, is_decoding=True),
+    Check(decoding.beam, "a beam can be reordered", _causal, is_decoding=True),
+    Check(decoding.state_growth, "the decoding state", _causal, is_decoding=True),
+    Check(soundness.settings, "a misspelt setting is refused"),
+    Check(soundness.keeps_inputs, "arguments are left as they were"),
+    Check(soundness.gradients, "every parameter gets a finite gradient"),
+    Check(soundness.finite, "outputs are finite at any magnitude"),
+    Check(soundness.dropout, "dropout acts, in training only"),
+    Check(soundness.parameters, "parameters over softmax's, per layer"),
+)
+NOT_CLAIMED = Check(soundness.refusal, "a pattern not claimed is refused")
+NEEDED = ("construction", "determinism")
+"""Without these nothing else can be examined."""
+WIDE = 125
+"""Columns of a terminal that has room for what a check says."""
+
+
+class Refuted(ValueError):
+    """A claim does not hold."""
+
+    def __init__(self, name: str, findings: Iterable[Finding]) -> None:
+        self.findings = tuple(findings)
+        broken = _grouped((f"{f.pattern}", f.check) for f in self.findings)
+        where = "; ".join(f"{pattern}: {', '.join(checks)}" for pattern, checks in broken.items())
+        super().__init__(f"{name} is refuted ({where})")
+
+
+def measure(run: Run) -> None:
+    """Examine the claimed patterns, or the one asked for, and print what was found.
+
+    Raises:
+        UnsupportedPattern: If the pattern asked for is not claimed.
+        Refuted: If a claim does not hold.
+    """
+    config = run.config
+    cls = mechanism(config.attention._target_)
+    asked = config.pattern
+    if asked not in (None, "all") and Pattern(asked) not in cls.patterns:
+        asked = Pattern(asked)
+        raise UnsupportedPattern(cls.__name__, asked, cls.patterns, cls.refuses.get(asked, ""))
+    run.labels |= {"device": config.device, "dtype": config.dtype}
+    subject = Subject(
+        factory(config.attention),
+        Pattern.CAUSAL_SELF,
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        lengths=tuple(config.lengths),
+        long_len=config.long_len,
+        max_len=config.max_len,
+        dtype=_dtype(config.dtype),
+        device=config.device,
+        seed=config.seed,
+    )
+    findings = []
+    for pattern in Pattern if asked in (None, "all") else [Pattern(asked)]:
+        findings += examine(cls, dataclasses.replace(subject, pattern=pattern))
+    for f in findings:
+        value = f.worst if f.worst is not None and math.isfinite(f.worst) else None
+        comment = f.message if f.passed else f"{'failed' if f.refutes else 'warning'}: {f.message}"
+        run.add(f"verify/{f.pattern}/{f.check}", value, comment=comment)
+    show(cls, findings, Console())
+    broken = [f for f in findings if not f.passed and f.refutes]
+    if broken:
+        raise Refuted(cls.__name__, broken)
+
+
+def examine(cls: type[Attention], subject: Subject) -> list[Finding]:
+    """All findings about a claimed pattern; of another, whether it is refused."""
+    with torch.random.fork_rng([] if subject.device == "cpu" else [subject.device]):
+        if subject.pattern not in cls.patterns:
+            return [_found(NOT_CLAIMED, subject)]
+        findings: list[Finding] = []
+        for check in CHECKS:
+            if check.applies(cls, subject.pattern):
+                findings.append(_found(check, subject))
+                failed = not findings[-1].passed
+                if failed and check.name in NEEDED:
+                    break
+                if failed and check.name == "batch":
+                    subject = subject.apart()
+        return findings
+
+
+def show(cls: type[Attention], findings: list[Finding], console: Console) -> None:
+    """Print the table, what failed, what is remarkable, and the verdict."""
+    claimed = [p for p in dict.fromkeys(f.pattern for f in findings) if p in cls.patterns]
+    if claimed:
+        console.print(_table(findings, claimed, console.width))
+    broken = [f for f in findings if not f.passed and f.refutes]
+    warnings = [f for f in findings if not f.passed and not f.refutes]
+    remarks = [f for f in findings if f.passed and f.message]
+    for title, style, chosen in (
+        ("refuted", "bold red", broken),
+        ("warning", "yellow", warnings),
+        ("remark", "dim", remarks),
+    ):
+        told = _grouped((f.message, (f.pattern, f.check)) for f in chosen)
+        for message, places in told.items():
+            by_pattern = _grouped((str(p), check) for p, check in places)
+            where = "; ".join(f"{p} {', '.join(checks)}" for p, checks in by_pattern.items())
+            console.print(Text.assemble((f"{title} ", style), (f"{where}: ", "bold"), message))
+    for pattern in dict.fromkeys(f.pattern for f in findings):
+        if pattern not in cls.patterns:
+            reason = cls.refuses.get(pattern, "no reason given")
+            console.print(Text(f"not claimed: {pattern} ({reason})", style="dim"))
+    verdict = ("refuted", "bold red") if broken else ("holds in all that was examined", "green")
+    console.print(Text.assemble(f"{cls.__name__} ", verdict))
+
+
+def _found(check: Check, subject: Subject) -> Finding:
+    failed = Finding(subject.pattern, check.name, False)
+    try:
+        return check.examine(subject)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # the machine's failure, not the mechanism's
+    except NotImplementedError as error:
+        if check.is_decoding:
+            message = f"missing: {error}; tasks that generate cannot use it"
+            return dataclasses.replace(failed, message=message, refutes=False)
+        return dataclasses.replace(failed, message=_told(error))
+    except Exception as error:  # whatever a mechanism raises is its own failure, and named
+        return dataclasses.replace(failed, message=_told(error))
+
+
+def _told(error: Exception) -> str:
+    """The exception, and the line of the mechanism that it came from."""
+    frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename] or list(frames)
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+    text = " ".join(str(error).split())
+    return f"an exception inside the mechanism: {type(error).__name__}: {text} (at {place})"
+
+
+def _table(findings: list[Finding], patterns: list[Pattern], width: int) -> Table:
+    """A row for each check, a column for each pattern; what a check says, if there is room."""
+    cells = {(f.check, f.pattern): _cell(f) for f in findings}
+    table = Table(title="worst error, as a share of the output's size", title_justify="left")
+    table.add_column("check", no_wrap=True)
+    for pattern in patterns:
+        table.add_column(pattern.value.replace("_", "\n"), no_wrap=True)
+    if width >= WIDE:
+        table.add_column("holds if")
+    for check in CHECKS:
+        row = [cells.get((check.name, pattern), Text()) for pattern in patterns]
+        if any(row):
+            table.add_row(check.name, *row, *([check.says] if width >= WIDE else []))
+    return table
+
+
+def _cell(finding: Finding) -> Text:
+    worst = finding.worst
+    figure = "" if worst is None or (finding.passed and worst == 0) else f" {worst:.1g}"
+    if finding.check == "state_growth" and finding.passed:
+        return Text("constant" if worst == 1 else f"grows x{worst:.2g}", style="green")
+    if finding.check == "parameters" and worst is not None:
+        figure = f" {worst:+.1%}"
+    word, style = ("ok", "green") if finding.passed else ("warning", "yellow")
+    if not finding.passed and finding.refutes:
+        word, style = "FAILED", "bold red"
+    return Text(word + figure, style=style)
+
+
+def _grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def _dtype(name: str) -> torch.dtype:
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
+    if name not in known:
+        raise ValueError(f"dtype must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
