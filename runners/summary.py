@@ -13,6 +13,8 @@ def show(records: Sequence[Record]) -> int:
     """Print each run's status and its numbers; the exit code is 1 if one did not end well."""
     for record in records:
         if record.status is Status.OK:
+            if record.command == "verify":  # it has printed a table of its own
+                continue
             Console().print(_table(record))
         else:
             print(f"attnbench: {record.status}: {record.error}", file=sys.stderr)
