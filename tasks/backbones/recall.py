@@ -1,0 +1,84 @@
+"""The backbone of Zoology's recall tasks: two mixers without MLP between tied embeddings.
+
+Source: Arora et al., "Zoology", ICLR 2024, arXiv:2312.04927, and its code.
+Departs from them: the mixers keep their own initialisation (there N(0, 0.02)), and every mixer gets
+learned positions unless `positions` is false (there, attention alone gets them).
+
+Shapes: B batch, N length, P read positions, E embed_dim, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attentions.base import Pattern
+from tasks.backbones.dropout import Dropout
+from tasks.base import AttentionSlots
+
+
+class RecallDecoder(nn.Module):
+    """Embedding, then `num_layers` times x + mixer(norm(x)), then norm and unembedding.
+
+    Args:
+        slots: Give the causal self-attentions.
+        vocab_size: V.
+        seq_len: The greatest length.
+        positions: Whether learned positions are added to the embedding.
+        dropout: On the embedding.
+        attention_dropout: Within the mixers.
+        init_std: Of the embeddings.
+    """
+
+    def __init__(
+        self,
+        slots: AttentionSlots,
+        vocab_size: int,
+        *,
+        seq_len: int,
+        embed_dim: int,
+        num_layers: int = 2,
+        num_heads: int = 1,
+        positions: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        init_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, embed_dim)
+        nn.init.normal_(self.tokens.weight, std=init_std)
+        self.positions = nn.Parameter(torch.zeros(seq_len, embed_dim)) if positions else None
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=init_std)
+        self.dropout = Dropout(dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers))
+        self.mixers = nn.ModuleList(
+            slots.build(
+                Pattern.CAUSAL_SELF,
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                layer=layer,
+                dropout=attention_dropout,
+                max_len=seq_len,
+            )
+            for layer in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, tokens: Tensor, read: Tensor) -> Tensor:
+        """Logits after some of the positions.
+
+        Args:
+            tokens: (B, N).
+            read: The positions to read at, int64 (B, P).
+
+        Returns:
+            (B, P, V).
+        """
+        x = self.tokens(tokens)
+        if self.positions is not None:
+            x = x + self.positions[: tokens.shape[1]]
+        x = self.dropout(x)
+        for norm, mixer in zip(self.norms, self.mixers, strict=True):
+            x = x + mixer(norm(x))
+        # The vocabulary is wider than the model: unembed only what is read.
+        x = x.gather(1, read[..., None].expand(-1, -1, x.shape[-1]))
+        return self.norm(x) @ self.tokens.weight.T
