@@ -1,4 +1,4 @@
-"""Time series in windows, from a CSV file as published or generated.
+"""Time series in windows, from a CSV file as published, or generated.
 
 Sources: ETT (Zhou et al., Informer, AAAI 2021; CC BY-ND 4.0), Weather (`WTH`, from NOAA; public
 domain) and Electricity (`ECL`) in the format and with the splits of Informer2020.
@@ -6,6 +6,7 @@ Departs from CAB: time features at the frequency of the data, where CAB gives ho
 quarter-hourly ETTm1; and the last, shorter test batch is kept.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +84,13 @@ class ForecastingData(TaskData):
     """The windows of one series, split by time and standardised by its training rows.
 
     Args:
-        source: A CSV file (or .csv.gz) with a column `date`.
+        source: A CSV file (or .csv.gz) with a column `date`; or "generated", see `announced`.
         features: "S" for the target column alone (univariate), "M" for every column.
         target: The target column; None for the one of the data set, else OT.
         input_len: Past rows per window.
         label_len: How many of them start the decoder.
         horizon: Future rows per window.
+        num_windows: Generated windows, for training; an eighth as many for each evaluation.
     """
 
     train: Windows
@@ -104,6 +106,7 @@ class ForecastingData(TaskData):
         input_len: int,
         label_len: int,
         horizon: int,
+        num_windows: int = 4096,
         batch_size: int,
         eval_batch_size: int | None = None,
         seed: int = 0,
@@ -118,13 +121,24 @@ class ForecastingData(TaskData):
                 "input_len and horizon must be positive and label_len between 0 and input_len, "
                 f"got {input_len}, {horizon} and {label_len}"
             )
+        if source == "generated" and (features != "M" or input_len <= horizon):
+            raise ValueError(
+                "generated series have features M and an input_len greater than their horizon, "
+                f"got {features}, {input_len} and {horizon}"
+            )
+        if source == "hub":
+            raise ValueError(
+                "forecasting has no data set on the hub; give the path of a CSV file, as of "
+                "github.com/zhouhaoyi/ETDataset"
+            )
         self.source, self.features, self.target = source, features, target
         self.input_len, self.label_len, self.horizon = input_len, label_len, horizon
+        self.num_windows = num_windows
 
     @property
     def dataset(self) -> str:
-        """The stem of the file and the setting, as ETTh1-S."""
-        return stem(Path(self.source))
+        """The stem of the file, as ETTh1."""
+        return "announced-synthetic" if self.source == "generated" else stem(Path(self.source))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -138,24 +152,68 @@ class ForecastingData(TaskData):
         }
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, split, standardise."""
-        series = read_csv(Path(self.source), self.features, self.target)
+        """Read and split, or generate."""
+        if hasattr(self, "train"):
+            return
+        if self.source != "generated":
+            self._split(read_csv(Path(self.source), self.features, self.target))
+            return
+        evaluation = self.num_windows // 8
+        self.train, self.validation, self.test = (
+            self._generate(*part)
+            for part in [
+                (self.num_windows, self.seed),
+                (evaluation, 2**40),
+                (evaluation, 2**40 + 1),
+            ]
+        )
+
+    def _split(self, series: Series) -> None:
         spans = split(series, self.input_len, self.horizon)
         train_rows = series.values[slice(*spans[0])]
         mean, std = train_rows.mean(axis=0), train_rows.std(axis=0)
         values = torch.from_numpy((series.values - mean) / np.where(std > 0, std, 1.0)).float()
         times = time_features(series)
-        length = self.input_len + self.horizon
+        last = self.input_len + self.horizon - 1
         self.train, self.validation, self.test = (
-            Windows(
-                values,
-                times,
-                torch.arange(begin, end - length + 1),
-                self.input_len,
-                self.horizon,
-            )
+            Windows(values, times, torch.arange(begin, end - last), self.input_len, self.horizon)
             for begin, end in spans
         )
+
+    def _generate(self, num_windows: int, seed: int) -> Windows:
+        windows = announced(num_windows, self.input_len, self.horizon, seed)
+        values = windows.flatten(0, 1)
+        times = torch.zeros(len(values), 1)  # they have no calendar
+        starts = torch.arange(num_windows) * windows.shape[1]
+        return Windows(values, times, starts, self.input_len, self.horizon)
+
+
+def announced(num_windows: int, input_len: int, horizon: int, seed: int) -> Tensor:
+    """Series in which the past says what each phase is worth, and which phases are to come.
+
+    The channels are the cosine and the sine of a phase, and a value. In the first part of the
+    past each of `input_len` - `horizon` phases, evenly spaced from a random turn, is seen once, in
+    random order, with a random value. In the last `horizon` rows the phases of the future are
+    announced, and the value is zero. The future has the announced phases with their values.
+
+    So the decoder, which is given nothing, must read the announced rows (noncausal cross); and
+    what it needs of them, an encoder has to look up in other rows by their phase (noncausal self).
+
+    Returns:
+        (num_windows, input_len + horizon, 3), each channel of mean 0 and variance 1 but for the
+        zeros.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    num_phases = input_len - horizon
+    turn = torch.rand(num_windows, 1, generator=generator)
+    order = torch.rand(num_windows, num_phases, generator=generator).argsort(dim=1)
+    phase = 2 * math.pi * (order + turn) / num_phases
+    value = torch.randn(num_windows, num_phases, generator=generator)
+    coming = torch.randint(num_phases, (num_windows, horizon), generator=generator)
+    next_phase, next_value = phase.gather(1, coming), value.gather(1, coming)
+    phase = torch.cat([phase, next_phase, next_phase], dim=1)
+    value = torch.cat([value, torch.zeros_like(next_value), next_value], dim=1)
+    return torch.stack([math.sqrt(2) * phase.cos(), math.sqrt(2) * phase.sin(), value], dim=-1)
 
 
 def stem(path: Path) -> str:
