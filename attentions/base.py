@@ -5,6 +5,7 @@ Shapes: B batch, H heads, M query length, N context length, D head_dim, E embed_
 
 import difflib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -289,6 +290,9 @@ class MultiHeadAttention(Attention):
 
     drops_weights: ClassVar[bool] = False
     """Whether `mix` applies the dropout itself, to its attention weights."""
+    full_precision: ClassVar[bool] = False
+    """Whether `mix`, `absorb` and `read` compute in float32 at least, whatever the inputs and
+    autocast: for sums over many positions, which overflow float16 and stop growing in bfloat16."""
 
     def __init__(self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
@@ -349,13 +353,11 @@ class MultiHeadAttention(Attention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Project, mix, and project back."""
-        mixed = self.mix(
-            self._split(self.q_proj(query)),
-            self._split(self.k_proj(context)),
-            self._split(self.v_proj(context)),
-            query_padding_mask=query_padding_mask,
-            key_padding_mask=key_padding_mask,
-        )
+        q, (k, v) = self._heads(self.q_proj, query), self._keys_and_values(context)
+        with self._precision(q):
+            mixed = self.mix(
+                q, k, v, query_padding_mask=query_padding_mask, key_padding_mask=key_padding_mask
+            )
         if not self.drops_weights:
             mixed = F.dropout(mixed, self.dropout, self.training)
         return self._merge(mixed)
@@ -371,8 +373,9 @@ class MultiHeadAttention(Attention):
         self._check_decoding(batch_size, context, key_padding_mask)
         if context is None:
             return State()
-        k, v = self._split(self.k_proj(context)), self._split(self.v_proj(context))
-        return State(0, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
+        k, v = self._keys_and_values(context)
+        with self._precision(k):
+            return State(0, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
 
     @torch.no_grad()
     def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
@@ -380,12 +383,15 @@ class MultiHeadAttention(Attention):
         self._check_sequence("query", query)
         if query.shape[1] != 1:
             self._fail(f"a step takes one token, got {query.shape[1]}")
-        memory = state.tensors
+        memory, position = state.tensors, state.position
+        q = self._heads(self.q_proj, query)
         if not self.pattern.is_cross:
-            k, v = self._split(self.k_proj(query)), self._split(self.v_proj(query))
-            memory = self.absorb(memory, k, v, position=state.position)
-        mixed = self.read(self._split(self.q_proj(query)), memory, position=state.position)
-        return self._merge(mixed), State(state.position + 1, memory)
+            k, v = self._keys_and_values(query)
+            with self._precision(k):
+                memory = self.absorb(memory, k, v, position=position)
+        with self._precision(q):
+            mixed = self.read(q, memory, position=position)
+        return self._merge(mixed), State(position + 1, memory)
 
     @torch.no_grad()
     def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
@@ -393,20 +399,33 @@ class MultiHeadAttention(Attention):
         self._check_sequence("query", query)
         if state.position:
             self._fail(f"prefill starts from position 0, got a state at {state.position}")
-        q = self._split(self.q_proj(query))
+        q, memory = self._heads(self.q_proj, query), state.tensors
         if self.pattern.is_cross:
-            memory = state.tensors
-            mixed = self.read(q, memory)
+            with self._precision(q):
+                mixed = self.read(q, memory)
         else:
-            k, v = self._split(self.k_proj(query)), self._split(self.v_proj(query))
-            memory = self.absorb({}, k, v)
-            mixed = self.mix(q, k, v)
+            k, v = self._keys_and_values(query)
+            with self._precision(q):
+                memory, mixed = self.absorb({}, k, v), self.mix(q, k, v)
         return self._merge(mixed), State(query.shape[1], memory)
 
-    def _split(self, projected: Tensor) -> Tensor:
-        """(B, length, heads * D) to (B, heads, length, D)."""
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+    def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
+        """(B, length, E) to (B, heads, length, D)."""
+        heads = proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if self.full_precision:
+            heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
+        return heads
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._heads(self.k_proj, x), self._heads(self.v_proj, x)
+
+    def _precision(self, x: Tensor) -> AbstractContextManager[object]:
+        if self.full_precision:
+            return torch.autocast(x.device.type, enabled=False)
+        return nullcontext()
 
     def _merge(self, mixed: Tensor) -> Tensor:
         """(B, H, M, D) to (B, M, E), through the output projection."""
+        if self.full_precision:
+            mixed = mixed.to(self.out_proj.weight.dtype)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))

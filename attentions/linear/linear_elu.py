@@ -22,6 +22,7 @@ class LinearAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    full_precision = True
 
     def __init__(
         self, embed_dim: int, num_heads: int, pattern: Pattern, *, eps: float = 1e-6, **common: Any
