@@ -7,11 +7,11 @@ Sources: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Ai
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.masked import masked_attention
 
 
 class SoftmaxAttention(MultiHeadAttention):
@@ -53,29 +53,15 @@ class SoftmaxAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """See `MultiHeadAttention.mix`."""
-        is_causal = self.pattern is Pattern.CAUSAL_SELF
-        attn_mask = None
-        if key_padding_mask is not None:
-            # SDPA's mask is True where a query may attend: the opposite of a padding mask.
-            attn_mask = ~key_padding_mask[:, None, None, :]
-            if is_causal:
-                length = q.shape[-2]
-                attn_mask = attn_mask & torch.ones(
-                    length, length, dtype=torch.bool, device=q.device
-                ).tril()
-        out = F.scaled_dot_product_attention(
+        return masked_attention(
             q,
             k,
             v,
-            attn_mask=attn_mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=is_causal and attn_mask is None,
+            None if key_padding_mask is None else ~key_padding_mask[:, None, None, :],
+            is_causal=self.pattern is Pattern.CAUSAL_SELF,
+            dropout=self.dropout if self.training else 0.0,
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
-        if attn_mask is not None:
-            # Without a key to attend to, kernels differ (NaN or zero); here it is zero.
-            out = out.masked_fill(~attn_mask.any(dim=-1, keepdim=True), 0.0)
-        return out
 
     def absorb(
         self,
@@ -102,16 +88,10 @@ class SoftmaxAttention(MultiHeadAttention):
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""
         length = None if self.pattern.is_cross else position + q.shape[-2]
-        attn_mask = None
-        if "padding" in memory:
-            attn_mask = ~memory["padding"][:, None, None, :]
-        out = F.scaled_dot_product_attention(
+        return masked_attention(
             q,
             memory["k"][:, :, :length],
             memory["v"][:, :, :length],
-            attn_mask=attn_mask,
+            ~memory["padding"][:, None, None, :] if "padding" in memory else None,
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
-        if attn_mask is not None:
-            out = out.masked_fill(~attn_mask.any(dim=-1, keepdim=True), 0.0)
-        return out
