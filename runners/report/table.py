@@ -1,0 +1,328 @@
+"""Records to one tidy table: one row per measurement, and one for each run that measured nothing.
+
+Everything in a report is computed from this table. Runs whose settings differ are told apart here,
+once, so that no later step can average them as if they were seeds.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from runners.records import Measurement, Record, RecordStore
+
+BASELINE = "softmax"
+CONTROL = "none"
+"""Moves nothing between positions: scored like the others, but of no population."""
+SYNTHETIC = "-synthetic"
+"""How the dataset of a stand-in ends."""
+
+PATTERNS = {
+    "noncausal_self": "noncausal self",
+    "causal_self": "causal self",
+    "noncausal_cross": "noncausal cross",
+    "causal_cross": "causal cross",
+    "all": "every place of the backbone",
+}
+"""The values of the column `pattern`, in the order of the report, and how they read."""
+
+LABELS = (
+    *("suite", "task", "dataset", "backbone", "attention", "pattern"),
+    *("world_size", "device", "dtype", "seed"),
+)
+PLACE = ("device", "dtype", "world_size")
+"""Where a run took place; its labels say so, its settings only what was asked for."""
+COLUMNS = (
+    *("suite", "task", "dataset", "task_setting", "backbone", "attention", "variant", "setting"),
+    *("pattern", "seq_len", "world_size", "device", "dtype", "seed", "metric", "value", "unit"),
+    *("direction", "split", "step", "is_baseline", "status", "error", "comment", "monitor"),
+    *("run_id", "command", "git_commit", "started_at", "duration_s", "data_settings"),
+)
+"""
+task_setting: Settings of the task's data that differ inside this report (`horizon=48`).
+variant: Settings of the mechanism that were overridden, or that differ (`window=8`).
+setting: Any other settings that differ (`lr=0.01`).
+is_baseline: The row measures the baseline beside the run's own mechanism.
+monitor: The metric that selected the checkpoint.
+data_settings: Every setting of the task's data, by which a published protocol is recognised.
+"""
+
+NOTHING = Measurement(metric="", value=None)
+ROW = ["attention", "variant", "setting"]
+"""What makes one line of a table."""
+TASK = ["suite", "task", "dataset", "task_setting", "backbone"]
+"""What makes one task."""
+
+
+class NoRecords(ValueError):
+    """A result folder holds nothing to report on."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What the result folders hold.
+
+    Attributes:
+        folders: Where it was read.
+        records: Every readable record, once.
+        problems: One line for each file that was left out.
+    """
+
+    folders: tuple[Path, ...]
+    records: tuple[Record, ...]
+    problems: tuple[str, ...]
+
+
+def collect(folders: Sequence[Path]) -> Collection:
+    """Read the records of result folders; of two with the same settings the later one counts.
+
+    Raises:
+        NoRecords: If a folder does not exist or holds no readable record.
+    """
+    newest: dict[str, Record] = {}
+    problems: list[str] = []
+    for folder in folders:
+        records, unreadable = RecordStore(folder).read_all()
+        if not records:
+            raise NoRecords(_no_records(folder, unreadable))
+        problems += unreadable
+        for record in records:
+            other = newest.get(record.run_id)
+            if other is not None:
+                problems.append(f"run {record.run_id} is in two folders: the later one counts")
+            if other is None or _later(record, other):
+                newest[record.run_id] = record
+    return Collection(tuple(folders), tuple(newest.values()), tuple(problems))
+
+
+def _no_records(folder: Path, unreadable: list[str]) -> str:
+    if unreadable:
+        return f"no readable record in {folder}: {unreadable[0]}"
+    what = "does not exist" if not folder.exists() else "holds no records"
+    return f"result folder {folder} {what} (expected {folder / 'runs'}/*.json, as a run writes it)"
+
+
+def _later(record: Record, other: Record) -> bool:
+    """A run that went well outdoes one that did not; then the later one counts."""
+    return (record.status == "ok", record.started_at) >= (other.status == "ok", other.started_at)
+
+
+def tidy(records: Sequence[Record]) -> pd.DataFrame:
+    """The tidy table of `records`, with the columns `COLUMNS`."""
+    labels = _completed(records)
+    settings = _settings(records, labels)
+    rows = [
+        _row(record, own, told, measurement)
+        for record, own, told in zip(records, labels, settings, strict=True)
+        for measurement in record.measurements or (NOTHING,)
+    ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({"value": float, "seq_len": "Int64", "step": "Int64"})
+
+
+def _row(
+    record: Record, labels: Mapping[str, str], told: "Settings", m: Measurement
+) -> dict[str, Any]:
+    beside = m.attention is not None
+    return {
+        **labels,
+        "attention": m.attention or labels["attention"],
+        "variant": "" if beside else told.variant,
+        "setting": told.setting,
+        "task_setting": told.task_setting,
+        "seq_len": m.seq_len,
+        "metric": m.metric,
+        "value": m.value,
+        "unit": m.unit,
+        "direction": m.direction,
+        "split": m.split or "",
+        "step": m.step,
+        "is_baseline": beside,
+        "status": str(record.status),
+        "error": record.error,
+        "comment": m.comment,
+        "monitor": told.monitor,
+        "run_id": record.run_id,
+        "command": record.command,
+        "git_commit": record.environment.get("git_commit") or "",
+        "started_at": record.started_at,
+        "duration_s": record.duration_s,
+        "data_settings": told.data_settings,
+    }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the settings of one run differ from those of its neighbours, in words; see `COLUMNS`."""
+
+    variant: str
+    setting: str
+    task_setting: str
+    monitor: str
+    data_settings: str
+
+
+def _completed(records: Sequence[Record]) -> list[dict[str, str]]:
+    """The labels of each record as text; a run that failed early takes its task's from the others.
+
+    Such a run does not know its dataset and backbone, which its place in the tables needs.
+    """
+    labels = [{key: _text(record.labels.get(key)) for key in LABELS} for record in records]
+    known: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record, own in zip(records, labels, strict=True):
+        for key in _identities(record, own):
+            for name in ("dataset", "backbone"):
+                known[key][name] |= {own[name]} - {""}
+    for record, own in zip(records, labels, strict=True):
+        for key in _identities(record, own):
+            for name, values in known[key].items():
+                if not own[name] and len(values) == 1:
+                    own[name] = next(iter(values))
+    return labels
+
+
+def _identities(record: Record, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """What two runs of one task share, the surest first: the settings of its data, its name."""
+    task = (labels["suite"], labels["task"])
+    return [(*task, _data_settings(_flat(record.config))), task] if labels["task"] else []
+
+
+def _data_settings(flat: Mapping[str, str]) -> str:
+    of_data = sorted(key for key in flat if key.startswith("task.data.") and not _is_seed(key))
+    return "; ".join(
+        f"{key.removeprefix('task.data.')}={flat[key]}"
+        for key in of_data
+        if key != "task.data._target_"
+    )
+
+
+def _settings(records: Sequence[Record], labels: Sequence[Mapping[str, str]]) -> list[Settings]:
+    """Tell apart the runs whose settings differ beyond task, mechanism, pattern and seed."""
+    flats = [_telling(record, own) for record, own in zip(records, labels, strict=True)]
+    tasks = [
+        (record.command, *(own[key] for key in ("suite", "task", "dataset", "backbone")))
+        for record, own in zip(records, labels, strict=True)
+    ]
+    mechanisms = [(*task, own["attention"]) for task, own in zip(tasks, labels, strict=True)]
+    among_tasks = _differing(flats, tasks)
+    among_mechanisms = _differing(flats, mechanisms)
+    told = []
+    for record, flat, task, mechanism in zip(records, flats, tasks, mechanisms, strict=True):
+        beside = {key for key in among_tasks[task] if not key.startswith("attention.")}
+        inside = {key for key in among_mechanisms[mechanism] if key.startswith("attention.")}
+        of_data = {key for key in beside if _defines_data(key)}
+        told.append(
+            Settings(
+                variant=_words(flat, inside | _overridden(record)),
+                setting=_words(flat, beside - of_data),
+                task_setting=_words(flat, of_data),
+                monitor=_flat(record.config).get("task.fit.monitor", ""),
+                data_settings=_data_settings(_flat(record.config)),
+            )
+        )
+    return told
+
+
+def _telling(record: Record, labels: Mapping[str, str]) -> dict[str, str]:
+    """The settings in which one run may differ from another, and where it ran."""
+    flat = {k: value for k, value in _flat(record.config).items() if not _is_free(k, record)}
+    if record.status != "ok":  # perhaps it failed before it knew its device
+        return flat
+    return flat | {key: labels[key] for key in PLACE if labels[key]}
+
+
+def _defines_data(key: str) -> bool:
+    """Whether a setting makes another task, and not another way to train on the same one."""
+    return key.startswith("task.data.") and not key.endswith("batch_size")
+
+
+def _overridden(record: Record) -> set[str]:
+    """The settings of the mechanism that were changed by hand."""
+    overrides = _text(record.labels.get("variant")).split(", ")
+    names = {override.split("=", 1)[0] for override in overrides}
+    return {name for name in names if name.startswith("attention.")}
+
+
+def _differing(
+    flats: Sequence[Mapping[str, str]], groups: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], set[str]]:
+    """For each group, the keys that do not have one value throughout.
+
+    A setting that only some runs have differs too; a place that some lack is just not known.
+    """
+    members: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
+    for flat, group in zip(flats, groups, strict=True):
+        members[group].append(flat)
+    return {
+        group: {
+            key
+            for key in set().union(*flats)
+            if len({flat.get(key) for flat in flats if key in flat or key not in PLACE}) > 1
+        }
+        for group, flats in members.items()
+    }
+
+
+def _words(flat: Mapping[str, str], keys: set[str]) -> str:
+    """`horizon=48, past=96`; beyond three, a short hash stands for the rest."""
+    present = sorted(key for key in keys if key in flat and key != "attention._target_")
+    leaves = [key.rsplit(".", 1)[-1] for key in present]
+    named = [
+        f"{leaf if leaves.count(leaf) == 1 else key}={flat[key]}"
+        for key, leaf in zip(present, leaves, strict=True)
+    ]
+    if len(named) <= 3:
+        return ", ".join(named)
+    rest = hashlib.sha256(", ".join(named[2:]).encode()).hexdigest()[:4]
+    return ", ".join([*named[:2], f"+{len(named) - 2} more ({rest})"])
+
+
+def _is_seed(key: str) -> bool:
+    return key.rsplit(".", 1)[-1] == "seed"
+
+
+def _is_free(key: str, record: Record) -> bool:
+    """Whether runs may differ in this and still be one and the same measurement, repeated."""
+    head = key.split(".", 1)[0]
+    is_length = record.command == "speed" and key.rsplit(".", 1)[-1] in ("seq_len", "seq_lens")
+    return _is_seed(key) or head in ("run", "pattern") or key in PLACE or is_length
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `task.model.lr -> 0.001`."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _text(value)
+    return flat
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def row_name(attention: str, variant: str = "", setting: str = "") -> str:
+    """How one line of a table is called: `local_window (window=8, lr=0.01)`."""
+    told = ", ".join(part for part in (variant, setting) if part)
+    return f"{attention} ({told})" if told else attention
+
+
+def task_name(
+    task: str, dataset: str, task_setting: str, backbone: str = "", among: int = 1
+) -> str:
+    """How a task is called: `forecasting ETTh1 horizon=48`; the backbone only among several."""
+    parts = dict.fromkeys([task, dataset, task_setting, backbone if among > 1 else ""])
+    return " ".join(part for part in parts if part)
+
+
+def known_patterns(rows: pd.DataFrame) -> list[str]:
+    """The patterns of a table in the order of the report; unknown ones come last."""
+    present = [pattern for pattern in rows["pattern"].unique() if pattern]
+    order = list(PATTERNS)
+    return sorted(present, key=lambda p: (order.index(p) if p in order else len(order), p))
