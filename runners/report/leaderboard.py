@@ -1,0 +1,139 @@
+"""One table per pattern: mechanisms by task metrics, with every run that did not end well."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from runners.report.render import Table
+from runners.report.statistics import ONE_SEED, Estimate
+from runners.report.table import (
+    BASELINE,
+    CONTROL,
+    PATTERNS,
+    ROW,
+    SYNTHETIC,
+    TASK,
+    known_patterns,
+    row_name,
+    task_name,
+)
+
+ARROWS = {"lower": "↓", "higher": "↑"}
+NOT_RUN = "–"
+
+Row = tuple[str, ...]
+Cells = dict[tuple[Row, Row], Any]
+"""A line of `quality`'s scores, by (attention, variant, setting) and (*task, metric)."""
+
+
+def leaderboards(scores: pd.DataFrame) -> list[Table]:
+    """One table for each pattern of `quality`'s scores."""
+    scores = with_ratios(scores)
+    return [_table(pattern, scores) for pattern in known_patterns(scores)]
+
+
+def with_ratios(scores: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `ratio`: the mean over that of softmax in the same settings, or NaN."""
+    cell = ["pattern", *TASK, "metric", "setting"]
+    is_baseline = scores["attention"].eq(BASELINE) & scores["variant"].eq("")
+    baseline = scores.loc[is_baseline, [*cell, "mean"]].rename(columns={"mean": "softmax"})
+    joined = scores.merge(baseline, on=cell, how="left")
+    joined["ratio"] = (joined["mean"] / joined["softmax"]).where(joined["softmax"] != 0)
+    return joined.drop(columns="softmax")
+
+
+def _table(pattern: str, all_scores: pd.DataFrame) -> Table:
+    scores = all_scores[all_scores["pattern"] == pattern]
+    of_row, of_column = _tuples(scores[ROW]), _tuples(scores[[*TASK, "metric"]])
+    cells: Cells = dict(zip(zip(of_row, of_column, strict=True), scores.itertuples(), strict=True))
+    columns = list(dict.fromkeys(of_column))
+    ranks = _ranks(columns, cells)
+    rows = sorted({row for row, _ in cells}, key=lambda row: (*_order(row, ranks), row))
+    several = _tasks_with_several_backbones(columns)
+    best = frozenset(
+        (i, j + 1)
+        for j, column in enumerate(columns)
+        for i, row in enumerate(rows)
+        if ranks.get((row, column)) == 1
+    )
+    lines = [
+        [row_name(*row), *(_cell(cells.get((row, column)), row) for column in columns)]
+        for row in rows
+    ]
+    header = ["attention", *(_header(column, cells, rows, several) for column in columns)]
+    return Table(
+        name=f"leaderboard_{pattern}",
+        title=f"Leaderboard, {PATTERNS.get(pattern, pattern)}",
+        header=header,
+        lines=lines,
+        best=best,
+        notes=_notes(header, lines),
+        data=scores.drop(columns="values").reset_index(drop=True),
+    )
+
+
+def _tuples(frame: pd.DataFrame) -> list[Row]:
+    return list(frame.itertuples(index=False, name=None))
+
+
+def _tasks_with_several_backbones(columns: list[Row]) -> set[Row]:
+    backbones: dict[Row, set[str]] = {}
+    for *task, backbone, _ in columns:
+        backbones.setdefault(tuple(task), set()).add(backbone)
+    return {task for task, names in backbones.items() if len(names) > 1}
+
+
+def _header(column: Row, cells: Cells, rows: list[Row], several: set[Row]) -> str:
+    suite, task, dataset, task_setting, backbone, metric = column
+    among = 2 if (suite, task, dataset, task_setting) in several else 1
+    name = task_name(task, dataset, task_setting, backbone, among)
+    scores = [cells[row, column] for row in rows if (row, column) in cells]
+    unit = f" ({scores[0].unit})" if scores[0].unit else ""
+    return f"{name}|{metric}{unit} {ARROWS.get(scores[0].direction, '')}".rstrip()
+
+
+def _ranks(columns: list[Row], cells: Cells) -> dict[tuple[Row, Row], int]:
+    """The rank of each cell in its column; equal means share the better one."""
+    ranks = {}
+    for column in columns:
+        scores = {row: s for (row, of), s in cells.items() if of == column and s.n}
+        for row, score in scores.items():
+            sign = 1 if score.direction == "lower" else -1
+            ranks[row, column] = 1 + sum(sign * s.mean < sign * score.mean for s in scores.values())
+    return ranks
+
+
+def _order(row: Row, ranks: dict[tuple[Row, Row], int]) -> tuple[float, float]:
+    """Rows with the most scores first, then by mean rank."""
+    own = [rank for (of, _), rank in ranks.items() if of == row]
+    return (-len(own), sum(own) / len(own) if own else math.inf)
+
+
+def _cell(score: Any, row: Row) -> str:
+    if score is None:
+        return NOT_RUN
+    if not score.n:
+        return score.status
+    text = str(Estimate(score.mean, score.half_width, score.n))
+    if math.isfinite(score.ratio) and row[0] != BASELINE:
+        text += f" ({score.ratio:.2f}×)"
+    return f"{text} [{score.failures}]" if score.failures else text
+
+
+def _notes(header: list[str], lines: list[list[str]]) -> list[str]:
+    text = " ".join(cell for line in lines for cell in line)
+    notes = ["Bold: the best mean. Rows: most results first, then by mean rank."]
+    if "±" in text:
+        notes.append("±: half of the 95 % interval over seeds (Student's t).")
+    if ONE_SEED in text:
+        notes.append(f"{ONE_SEED}: one seed, so no interval.")
+    if "×)" in text:
+        notes.append(f"(×): the value divided by that of {BASELINE} in the same settings.")
+    if SYNTHETIC in " ".join(header):
+        notes.append(f"{SYNTHETIC}: generated stand-in data; not to be compared with published.")
+    if any(line[0] == CONTROL for line in lines):
+        notes.append(f"{CONTROL}: the control that moves nothing between positions.")
+    if any(cell == NOT_RUN for line in lines for cell in line):
+        notes.append(f"{NOT_RUN}: not run.")
+    return notes
