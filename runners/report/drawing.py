@@ -1,0 +1,214 @@
+"""How every figure of a report looks: one style per mechanism, panels, legend, files.
+
+The colours are those of Okabe and Ito ("Color Universal Design", 2008), which the colour-blind can
+tell apart, and three of Paul Tol's; softmax is black and the control grey. Sizes are in inches and
+set by hand, because matplotlib's own layouts draw every figure twice.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import ArrayLike
+
+from runners.report.table import BASELINE, CONTROL, row_name
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "0.4",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "0.9",
+        "grid.linewidth": 0.6,
+        "xtick.color": "0.3",
+        "ytick.color": "0.3",
+        "legend.frameon": False,
+        "legend.handlelength": 2.6,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "attnbench",
+        "savefig.dpi": 150,
+    }
+)
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#882255", "#999933", "#332288"),
+)
+MARKERS = "osD^vPX<>p*h"
+LINES = ("-", "--", ":", "-.")
+CHARACTER = 0.075
+"""The width of a character."""
+
+Row = tuple[str, str, str]
+"""A mechanism with its settings: (attention, variant, setting)."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a mechanism looks."""
+
+    colour: str
+    marker: str
+    line: str
+    width: float
+
+
+def styles(rows: Iterable[Row]) -> dict[Row, Style]:
+    """The look of each row: a colour and a marker per mechanism, a kind of line per settings."""
+    by_attention: dict[str, list[Row]] = {}
+    for row in sorted(set(rows)):
+        by_attention.setdefault(row[0], []).append(row)
+    colours, markers = {BASELINE: "#000000", CONTROL: "#8A8A8A"}, {BASELINE: "", CONTROL: ""}
+    for i, attention in enumerate(name for name in by_attention if name not in colours):
+        colours[attention] = COLOURS[i % len(COLOURS)]
+        markers[attention] = MARKERS[i % len(MARKERS)]
+    return {
+        row: Style(
+            colours[attention],
+            markers[attention],
+            LINES[i % len(LINES)],
+            2.2 if attention == BASELINE else 1.4,
+        )
+        for attention, own in by_attention.items()
+        for i, row in enumerate(own)
+    }
+
+
+def panels(
+    num_rows: int,
+    num_columns: int,
+    width: float,
+    height: float,
+    *,
+    left: float = 0.75,
+    right: float = 0.2,
+    bottom: float = 0.5,
+    top: float = 0.62,
+    between: float = 0.2,
+    above: float = 0.2,
+    shared: bool = False,
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a grid of panels of one size; `shared`: the axes of a row and of a column."""
+    total = (
+        left + num_columns * width + (num_columns - 1) * between + right,
+        bottom + num_rows * height + (num_rows - 1) * above + top,
+    )
+    figure = Figure(figsize=total)
+    axes = figure.subplots(
+        num_rows,
+        num_columns,
+        squeeze=False,
+        sharex="col" if shared else False,
+        sharey="row" if shared else False,
+        gridspec_kw={
+            "left": left / total[0],
+            "right": 1 - right / total[0],
+            "bottom": bottom / total[1],
+            "top": 1 - top / total[1],
+            "wspace": between / width,
+            "hspace": above / height,
+        },
+    )
+    return figure, axes
+
+
+def title(figure: Figure, text: str) -> None:
+    """A title at the upper left of a figure."""
+    width, height = figure.get_size_inches()
+    figure.text(0.12 / width, 1 - 0.1 / height, text, va="top", fontsize=11)
+
+
+def line(axes: Axes, x: ArrayLike, y: ArrayLike, style: Style) -> None:
+    """A curve with a mark at each measured point."""
+    axes.plot(
+        x,
+        y,
+        color=style.colour,
+        ls=style.line,
+        lw=style.width,
+        marker=style.marker,
+        ms=4.5,
+        mec="white",
+        mew=0.4,
+    )
+
+
+def band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: Style) -> None:
+    """What lies around a curve."""
+    axes.fill_between(x, low, high, color=style.colour, alpha=0.15, lw=0)
+
+
+def legend_width(rows: Iterable[Row]) -> float:
+    """The room that a legend needs to the right of the panels."""
+    return 0.65 + CHARACTER * max(len(row_name(*row)) for row in rows)
+
+
+def legend(figure: Figure, rows: Iterable[Row], looks: dict[Row, Style]) -> None:
+    """The mechanisms to the right of the panels: softmax first, the control last."""
+    rows = sorted(set(rows), key=lambda row: (row[0] == CONTROL, row[0] != BASELINE, row))
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=looks[row].colour,
+            ls=looks[row].line,
+            lw=looks[row].width,
+            marker=looks[row].marker,
+            ms=4.5,
+            label=row_name(*row),
+        )
+        for row in rows
+    ]
+    place = 1 - (legend_width(rows) - 0.15) / figure.get_figwidth()
+    figure.legend(handles=handles, loc="center left", bbox_to_anchor=(place, 0.5))
+
+
+def length_axis(axes: Axes, lengths: Iterable[float]) -> None:
+    """A logarithmic axis of lengths, with marks at those measured but where they would overlap."""
+    axes.set_xscale("log", base=2)
+    kept: list[float] = []
+    for length in sorted(lengths, reverse=True):
+        if not kept or math.log2(kept[-1] / length) > 0.7:
+            kept.append(float(length))
+    axes.set_xticks(kept[:: -(-len(kept) // 9)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def log_axis(axes: Axes, values: Iterable[float]) -> None:
+    """A logarithmic y axis with plain numbers, more of them where the values span little."""
+    axes.set_yscale("log")
+    finite = [value for value in values if 0 < value < math.inf]
+    decades = math.log10(max(finite) / min(finite)) if finite else 1.0
+    subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.3 else (1.0, 2.0, 3.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _short(length: float) -> str:
+    """1024 as 1k: lengths are powers of two more often than not."""
+    return f"{length / 1024:g}k" if length >= 1024 and length % 512 == 0 else f"{length:g}"
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write `<name>.png` and `<name>.svg`; the same figure gives the same files."""
+    figure.savefig(folder / f"{name}.png", pil_kwargs={"compress_level": 4})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def file_name(*parts: str) -> str:
+    """The parts that are not empty, joined, with nothing that a file system could refuse."""
+    text = "_".join(part for part in parts if part)
+    return "".join(char if char.isalnum() or char in "-_=." else "-" for char in text)
