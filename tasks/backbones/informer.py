@@ -246,7 +246,8 @@ class MaskedProbSparse(nn.Module):
         before = torch.arange(length, device=x.device) <= active[..., None]  # (B, H, u, N)
         rows = active[..., None].expand(-1, -1, -1, q.shape[-1])
         attended = F.scaled_dot_product_attention(q.gather(2, rows), k, v, attn_mask=before)
-        sums = v.cumsum(dim=-2, dtype=torch.float32)
+        # Half precision would lose the small steps of a long sum.
+        sums = v.cumsum(dim=-2, dtype=torch.promote_types(v.dtype, torch.float32))
         mixed = sums.scatter(2, rows, attended.to(sums.dtype))
         # Read as (B, N, E) without putting the positions before the heads: the "mix".
         return self.out_proj(mixed.reshape(x.shape))

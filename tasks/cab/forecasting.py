@@ -1,7 +1,8 @@
 """Long-sequence time-series forecasting, CAB's LSTF: Informer on ETT, Weather and Electricity.
 
 Source: Zhang et al., CAB, ICML 2023; Zhou et al., Informer, AAAI 2021, arXiv:2012.07436.
-Departs from them: see `tasks.cab.forecasting_data` and `tasks.backbones.informer`.
+Departs from them: see `tasks.cab.forecasting_data`, `forecasting_series` and
+`tasks.backbones.informer`.
 In: past (B, I, C). Out: future (B, M, C). Scores: on standardised values, over all windows.
 """
 
@@ -52,7 +53,7 @@ class Forecasting(Task):
 
     def configure_optimizers(self) -> Any:
         """Adam, as the reference code: its halving begins after the second epoch."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
         halving = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda epoch: 0.5 ** max(epoch - 1, 0)
         )
