@@ -6,7 +6,8 @@ What is measured is a `Call`: its inputs are made beforehand, so that nothing el
 import gc
 import os
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log2, prod
 from typing import Any
@@ -29,7 +30,7 @@ class Call:
     """Something to measure.
 
     Attributes:
-        run: Is measured.
+        run: Is measured. What it returns lives on until its memory is known.
         prepare: Is called before every `run` and not measured: clears gradients, rewinds a state.
     """
 
@@ -74,26 +75,59 @@ def peak_memory(call: Call, device: torch.device) -> int:
     workspace that operators take as tensors. What a library takes from malloc is not seen.
     """
     call.prepare()
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call.run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+    with _no_garbage_collection():
+        return _cuda_peak(call, device) if device.type == "cuda" else _cpu_peak(call)
+
+
+def _cuda_peak(call: Call, device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call.run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _cpu_peak(call: Call) -> int:
     # Its library announces each start and stop on stderr, through any progress display.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     # Not torch.profiler, which imports the compiler at its first use: 2 seconds.
     profiled: Any = profile(profile_memory=True)
     with profiled:
-        call.run()
-    changes = [e for e in profiled.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for change in sorted(changes, key=lambda e: e.start_ns()):
-        live += change.nbytes()
-        peak = max(peak, live)
+        result = call.run()
+    del result
+    changes = _flat(profiled.kineto_results.experimental_event_tree())
+    alive: dict[int, int] = {}  # bytes by address
+    now = peak = 0
+    for change in sorted(changes, key=lambda e: e.start_time_ns):
+        address, size = change.extra_fields.ptr, change.extra_fields.alloc_size
+        if size > 0:
+            alive[address] = size
+            now += size
+            peak = max(peak, now)
+        else:  # of what lived before, torch does not always know the size
+            now -= alive.pop(address, 0)
     return peak
+
+
+def _flat(events: Sequence[Any]) -> Iterator[Any]:
+    """The allocations and releases in a tree of profiled events."""
+    for event in events:
+        if event.name == "[memory]":
+            yield event
+        yield from _flat(event.children)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collected now or then, a cycle would make the peak a matter of chance."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def count_flops(call: Call) -> int:
@@ -103,9 +137,27 @@ def count_flops(call: Call) -> int:
     element by element does not. Causal fused attention counts the pairs that are not masked.
     """
     call.prepare()
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+    with _flop_counter() as counter:
         call.run()
     return counter.get_total_flops()
+
+
+def costs(call: Call, device: torch.device) -> tuple[int, int]:
+    """Peak memory and FLOPs of one and the same run: `peak_memory` and `count_flops`.
+
+    Neither changes the other (a test compares), and a long call is not made twice.
+    """
+    counter = _flop_counter()
+
+    def counted() -> object:
+        with counter:
+            return call.run()
+
+    return peak_memory(Call(counted, call.prepare), device), counter.get_total_flops()
+
+
+def _flop_counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=FORMULAS)
 
 
 def weight_bytes(module: nn.Module) -> int:
