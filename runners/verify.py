@@ -195,7 +195,7 @@ def show(cls: type[Attention], findings: list[Finding], console: Console) -> Non
         if pattern not in cls.patterns:
             reason = cls.refuses.get(pattern, "no reason given")
             console.print(Text(f"not claimed: {pattern} ({reason})", style="dim"))
-    verdict = ("refuted", "bold red") if broken else ("holds in all that was examined", "green")
+    verdict = ("is refuted", "bold red") if broken else ("holds in all that was examined", "green")
     console.print(Text.assemble(f"{cls.__name__} ", verdict))
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from attentions.base import Attention, Pattern
 from attentions.registry import AttentionFactory
 
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Errors up to here are rounding, as a share of the output's size.
 
-In float64 rounding ends near 1e-15 and grows to some 1e-12 through long sums, FFTs and recurrences,
-while a leak that can matter in float32 is above 1e-7: the tolerance lies between the two, with
-three orders of room below it. In float32 the same sums end near 1e-5.
+Float64 rounds by 1e-16 of a sequence's largest number, which is 1e-13 of the smallest size that
+counts (see `errors`); long sums, FFTs and recurrences make it some 1e-12. A leak that can matter in
+float32 is above 1e-7: the tolerance lies between, with room on both sides. In float32 the same
+account ends at 1e-4 and more, so that a faint leak is not told from rounding.
 """
 
 SHAKE = 0.05
@@ -89,6 +90,7 @@ class Subject:
         lengths: Query lengths; every position of each is examined.
         long_len: A length beyond the usual windows and chunks, examined around their borders.
         max_len: Passed to the constructor; longer than any sequence here.
+        dtype: Of weights and inputs; a key of `TOLERANCES`.
         one_by_one: Give the module one sample at a time, because it mixes samples.
     """
 
@@ -103,6 +105,16 @@ class Subject:
     device: str = "cpu"
     seed: int = 0
     one_by_one: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if list(self.lengths) != sorted(self.lengths) or max(self.lengths) >= self.long_len:
+            raise ValueError(
+                f"lengths must rise and end below long_len = {self.long_len}, got {self.lengths}"
+            )
+        # Contexts are up to 9 longer than queries; padding makes 130 into 209.
+        needed = max(self.long_len + 9, 209)
+        if self.max_len < needed:
+            raise ValueError(f"max_len must be at least {needed}, got {self.max_len}")
 
     @property
     def tolerance(self) -> float:

@@ -1,0 +1,287 @@
+"""Every shipped claim holds; every flaw is found, by the checks of its name and by no others."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from attentions import registry
+from attentions.base import Attention, Pattern
+from attentions.softmax.softmax import SoftmaxAttention
+from runners.checks.subject import Finding, Subject, errors
+from runners.verify import CHECKS, Refuted, examine, show
+from tests.runners import broken
+
+NS, CS, NC, CC = (
+    Pattern.NONCAUSAL_SELF,
+    Pattern.CAUSAL_SELF,
+    Pattern.NONCAUSAL_CROSS,
+    Pattern.CAUSAL_CROSS,
+)
+LEAKS = {"leak_suffix", "leak_length", "leak_gradient"}
+PADDING = {"padding_content", "padding_appended"}
+DECODING = {"step", "prefill"}  # where the parallel form is wrong, they differ from it
+
+FLAWS = [
+    (broken.Zeros, CS, "uses_own", {"uses_earlier", "gradients", "dropout"}, "32 of 32 outputs"),
+    (broken.Zeros, CC, "uses_source", {"uses_own", "gradients", "dropout"}, "position 0"),
+    (broken.HalfZeros, NC, "uses_own", {"uses_source", "padding_appended"}, "16 of 32 outputs"),
+    (
+        broken.LeakAcrossChunkBorder,
+        CS,
+        "leak_suffix",
+        LEAKS | PADDING | DECODING,
+        r"output 127 changes .* queries from 128 on .* across a chunk border \(only multiples of "
+        r"32\), so the perplexity of a language model",
+    ),
+    (
+        broken.LeakAcrossLongChunkBorder,
+        CS,
+        "leak_suffix",
+        {"leak_length", "step"},
+        r"output 511 .*\(only multiples of 256\)",
+    ),
+    (
+        broken.LeakInsideChunk,
+        CS,
+        "leak_suffix",
+        LEAKS | PADDING | DECODING,
+        r"inside a chunk \(all but multiples of 32\)",
+    ),
+    (
+        broken.LeakInFirstHalf,
+        CS,
+        "leak_suffix",
+        LEAKS | PADDING | DECODING,
+        r"in the first half only \(positions 1 to 99\)",
+    ),
+    (
+        broken.QueryMean,
+        CC,
+        "leak_suffix",
+        LEAKS | DECODING,
+        "at every position, so a decoder trained with it would read what it has yet to generate",
+    ),
+    (broken.FaintLeak, CC, "leak_suffix", LEAKS | PADDING | DECODING, "changes by 2.*e-05"),
+    (broken.GatedLeak, CC, "leak_suffix", LEAKS | PADDING | DECODING, "at every position"),
+    (broken.LeakInTraining, CS, "leak_gradient", set(), "in training, output 15 .* query 16"),
+    (
+        broken.PresentLength,
+        CS,
+        "leak_length",
+        {"padding_appended"} | DECODING,
+        "output 0 changes by 0.84 .* 520 is cut after 1: .* a constant depends on the present",
+    ),
+    (broken.IgnoresPadding, NS, "padding_content", PADDING, "padding of the query"),
+    (broken.IgnoresPadding, CS, "padding_content", set(), "padding of the query"),
+    (broken.IgnoresPadding, NC, "padding_appended", PADDING, "is appended to a context"),
+    (broken.MasksAnotherSample, NS, "batch", set(), "of sample .*, with padding"),
+    (broken.MixesSamples, CS, "batch", set(), "of sample"),
+    (broken.DriftsInSteps, CS, "step", {"prefill"}, "token 100 is the first .* token 519 of 520"),
+    (broken.ForgetsInPrefill, CS, "prefill", set(), "the tokens after it"),
+    (broken.StateByHead, CS, "beam", set(), "an exception inside the mechanism: RuntimeError"),
+    (broken.Noisy, CS, "determinism", set(), "a second call in evaluation"),
+    (broken.KeepsACounter, NS, "determinism", set(), "resumed from a checkpoint"),
+    (broken.PythonRandom, NS, "seeding", {"dropout"}, "two instances built under the same seed"),
+    (broken.UnsavedFeatures, CS, "state_dict", set(), "is not saved"),
+    (broken.OneSided, NS, "uses_later", set(), "31 of 31 outputs .* causal"),
+    (broken.BlindToSource, NC, "uses_source", {"dropout"}, "32 of 32 outputs"),
+    (broken.BlindToQuery, NC, "uses_own", set(), "32 of 32 outputs"),
+    (broken.RootOfZero, NS, "gradients", set(), "for zeros, the gradient of query"),
+    (broken.UntrainedParameter, NS, "gradients", set(), "no gradient reaches scale"),
+    (broken.Overflows, NS, "finite", set(), "inputs of magnitude 1000"),
+    (broken.Overwrites, NS, "keeps_inputs", set(), "overwrites its query"),
+    (broken.IgnoresDropout, NS, "dropout", set(), "no effect in training"),
+    (broken.DropsInEvaluation, NS, "dropout", set(), "by dropout in evaluation"),
+    (broken.SwallowsSettings, NS, "settings", set(), "swallows a setting"),
+    (broken.WrongShape, NS, "construction", set(), r"shape \(2, 65, 32\), got \(2, 64, 32\)"),
+    (broken.Raises, NS, "padding_content", PADDING, "IndexError: block 7 of 6 .at broken.py"),
+    (broken.MixingControl, CC, "mixes_nothing", set(), "the source, though mixes = False"),
+]
+
+
+def found(cls: type[Attention], pattern: Pattern) -> list[Finding]:
+    return examine(cls, Subject(cls, pattern))
+
+
+def failures(cls: type[Attention], pattern: Pattern) -> dict[str, Finding]:
+    return {f.check: f for f in found(cls, pattern) if not f.passed and f.refutes}
+
+
+@pytest.mark.parametrize(("name", "pattern"), registry.claims())
+def test_a_shipped_claim_holds(name: str, pattern: Pattern) -> None:
+    config = registry.load(name)
+    cls = registry.mechanism(config["_target_"])
+    findings = examine(cls, Subject(registry.factory(config), pattern))
+    assert not [f for f in findings if not f.passed and f.refutes]
+    # Of the user's own, a missing decoding form is only a warning.
+    assert not [f for f in findings if f.message.startswith("missing")]
+
+
+@pytest.mark.parametrize(
+    ("cls", "pattern", "check", "others", "message"),
+    FLAWS,
+    ids=[f"{flaw[0].__name__}-{flaw[1].short}-{flaw[2]}" for flaw in FLAWS],
+)
+def test_a_flaw_is_found_by_name(
+    cls: type[Attention], pattern: Pattern, check: str, others: set[str], message: str
+) -> None:
+    failed = failures(cls, pattern)
+    assert failed.keys() == {check} | others
+    assert re.search(message, failed[check].message), failed[check].message
+
+
+def test_every_check_is_seen_to_fail() -> None:
+    warnings = {"state_growth", "parameters"}  # see the tests below
+    seen = {check for _, _, check, others, _ in FLAWS for check in {check} | others}
+    assert {check.name for check in CHECKS} - warnings == seen
+
+
+@pytest.mark.parametrize("pattern", [NS, NC])
+def test_pooling_over_queries_is_honest_in_the_noncausal_patterns(pattern: Pattern) -> None:
+    assert not failures(broken.QueryMean, pattern)
+
+
+@pytest.mark.parametrize("pattern", [CS, CC])
+def test_rounding_that_differs_between_lengths_is_no_leak(pattern: Pattern) -> None:
+    assert not failures(broken.RoundsByLength, pattern)
+
+
+def test_a_float32_form_is_no_leak_under_its_own_tolerance() -> None:
+    subject = Subject(broken.RoundsByLength, CS, dtype=torch.float32)
+    assert not [f for f in examine(broken.RoundsByLength, subject) if not f.passed]
+
+
+def test_what_a_checkpoint_holds_may_be_kept_from_call_to_call() -> None:
+    assert not failures(broken.SavesItsCounter, NS)
+
+
+def test_a_narrower_type_inside_is_named_as_a_possible_cause() -> None:
+    failed = failures(broken.NarrowInside, CS)
+    assert failed
+    assert all("dtype=float32 allows for it" in f.message for f in failed.values())
+    subject = Subject(broken.NarrowInside, CS, dtype=torch.float32)
+    assert not [f for f in examine(broken.NarrowInside, subject) if not f.passed]
+
+
+def test_a_growing_state_is_reported_and_no_failure() -> None:
+    softmax = {f.check: f for f in found(SoftmaxAttention, CS)}["state_growth"]
+    linear = {f.check: f for f in found(broken.LinearAttention, CS)}["state_growth"]
+    # Keys and values of 32 numbers of 8 bytes; sums of 4 heads of 8 x 9.
+    assert softmax.passed
+    assert softmax.worst == 4.0
+    assert "32,768 bytes after 64 tokens, 131,072 after 256" in softmax.message
+    assert linear.worst == 1.0
+    assert "constant: 2,304 bytes after 64 tokens" in linear.message
+
+
+def test_a_missing_decoding_form_is_a_warning() -> None:
+    failed = [f for f in found(broken.NoDecoding, CS) if not f.passed]
+    assert [f.check for f in failed] == ["step", "prefill", "beam", "state_growth"]
+    assert not any(f.refutes for f in failed)
+    assert "missing: NoDecoding has no decoding state" in failed[0].message
+
+
+def test_too_many_parameters_are_a_warning() -> None:
+    finding = {f.check: f for f in found(broken.Bloated, NS)}["parameters"]
+    added = 512 * 2048 + 2048
+    layer = 4 * 512 * 513 + 2 * 4 * 512 * 512 + 5 * 512 + 4 * 512
+    assert not finding.passed
+    assert not finding.refutes
+    assert finding.worst == pytest.approx(added / layer, rel=1e-12)  # the same division
+    assert "of a Transformer layer with softmax" in finding.message
+
+
+def test_a_pattern_that_is_not_claimed_must_be_refused() -> None:
+    (refused,) = found(broken.NoDecoding, NC)
+    (built,) = found(broken.ServesUnclaimed, NC)
+    assert refused.passed
+    assert not built.passed
+    assert "not claimed, yet it builds" in built.message
+
+
+def test_errors_are_shares_of_the_size_at_their_position() -> None:
+    def rows(*values: float) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64)[None, :, None]
+
+    expected = rows(2.0, 1e-9, 0.0, 1.0)
+    actual = rows(2.0, 2e-3, 0.0, torch.nan)
+    # The second is small beside its sequence: a thousandth of 2 is its scale.
+    assert errors(actual, expected)[0].tolist() == pytest.approx([0, 1, 0, torch.inf], abs=1e-6)
+    assert errors(rows(3.0), rows(0.0)).item() == 1.0  # zero was due
+    assert errors(rows(0.0), rows(0.0)).item() == 0.0
+
+
+def test_sizes_that_cannot_be_examined_are_refused() -> None:
+    with pytest.raises(ValueError, match="lengths must rise and end below long_len = 100, got"):
+        Subject(SoftmaxAttention, CS, lengths=(1, 200), long_len=100)
+    with pytest.raises(ValueError, match="max_len must be at least 529, got 512"):
+        Subject(SoftmaxAttention, CS, max_len=512)
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    found(SoftmaxAttention, NC)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_report_tells_what_where_and_which_patterns_are_not_claimed() -> None:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    findings = [f for pattern in Pattern for f in found(broken.NoDecoding, pattern)]
+    findings.append(Finding(CS, "leak_suffix", False, 0.4, 31, "output 31 changes"))
+    show(broken.NoDecoding, findings, console)
+    text = console.export_text()
+    assert re.search(r"leak_suffix +│ FAILED 0\.4", text)
+    assert "refuted causal_self leak_suffix: output 31 changes" in text
+    assert "warning causal_self step, prefill, beam, state_growth: missing" in text
+    assert "not claimed: causal_cross (no reason given)" in text
+    assert text.rstrip().endswith("NoDecoding is refuted")
+    assert (
+        str(Refuted("NoDecoding", findings[-1:]))
+        == "NoDecoding is refuted (causal_self: leak_suffix)"
+    )
+
+
+OWN = """
+from attentions.linear.linear_elu import LinearAttention
+from attentions.base import Pattern
+
+class Right(LinearAttention):
+    patterns = frozenset({Pattern.CAUSAL_SELF})
+
+class Leaking(Right):
+    def attend(self, query, context, **masks):
+        return super().attend(query, context, **masks) + query.mean(1, keepdim=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("Right", 0), ("Leaking", 1)])
+def test_the_command_judges_a_class_of_the_users_own(tmp_path: Path, name: str, code: int) -> None:
+    (tmp_path / "own_attention.py").write_text(OWN)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "runners.cli", "verify"),
+            f"attention._target_=own_attention.{name}",
+            "pattern=causal_self",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(registry.CONF.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "Leaking is refuted (causal_self: leak_suffix" in done.stderr
+        assert "a later query leaks at every position" in " ".join(done.stdout.split())
+    else:
+        assert "Right holds in all that was examined" in done.stdout
+    assert len(list(tmp_path.glob("results/verify/runs/*.json"))) == 1
