@@ -103,7 +103,7 @@ def _measured(
         with _time_limit(run.config.run.timeout_s), _memory_limit(run.config.run.memory_gib):
             measure(run)
     except Exception as reason:  # every way to fail ends in a row, with its reason
-        status = _status(reason)
+        status = status_of(reason)
         error = " ".join(str(reason).split()) or type(reason).__name__
         if status is Status.FAILED and not isinstance(reason, ValueError | OSError):
             error = f"{type(reason).__name__}: {error}"
@@ -123,7 +123,8 @@ def _measured(
     )
 
 
-def _status(reason: Exception) -> Status:
+def status_of(reason: Exception) -> Status:
+    """How a run ends that raised `reason`."""
     if isinstance(reason, UnsupportedPattern):
         return Status.UNSUPPORTED
     if isinstance(reason, Unavailable):

@@ -21,7 +21,8 @@ from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import factory, mechanism
 from runners.checks import decoding, dependence, leaks, padding, repeatability, soundness
 from runners.checks.subject import TOLERANCES, Finding, Subject
-from runners.run import Run
+from runners.records import Status
+from runners.run import Run, status_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -122,14 +123,17 @@ def measure(run: Run) -> None:
 
     Raises:
         UnsupportedPattern: If the pattern asked for is not claimed.
+        ValueError: If none is claimed.
         Refuted: If a claim does not hold.
     """
     config = run.config
     cls = mechanism(config.attention._target_)
-    asked = config.pattern
-    if asked not in (None, "all") and Pattern(asked) not in cls.patterns:
-        asked = Pattern(asked)
-        raise UnsupportedPattern(cls.__name__, asked, cls.patterns, cls.refuses.get(asked, ""))
+    patterns = list(Pattern) if config.pattern in (None, "all") else [Pattern(config.pattern)]
+    if not cls.patterns:
+        raise ValueError(f"{cls.__name__} claims no pattern: name them in its `patterns`")
+    if cls.patterns.isdisjoint(patterns):
+        reason = cls.refuses.get(patterns[0], "")
+        raise UnsupportedPattern(cls.__name__, patterns[0], cls.patterns, reason)
     run.labels |= {"device": config.device, "dtype": config.dtype}
     subject = Subject(
         factory(config.attention),
@@ -144,7 +148,7 @@ def measure(run: Run) -> None:
         seed=config.seed,
     )
     findings = []
-    for pattern in Pattern if asked in (None, "all") else [Pattern(asked)]:
+    for pattern in patterns:
         findings += examine(cls, dataclasses.replace(subject, pattern=pattern))
     for f in findings:
         value = f.worst if f.worst is not None and math.isfinite(f.worst) else None
@@ -203,14 +207,12 @@ def _found(check: Check, subject: Subject) -> Finding:
     failed = Finding(subject.pattern, check.name, False)
     try:
         return check.examine(subject)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise  # the machine's failure, not the mechanism's
-    except NotImplementedError as error:
-        if check.is_decoding:
+    except Exception as error:  # whatever a mechanism raises is its own failure, and named
+        if status_of(error) in (Status.OOM, Status.TIMEOUT, Status.UNAVAILABLE):
+            raise  # the machine's failure
+        if check.is_decoding and isinstance(error, NotImplementedError):
             message = f"missing: {error}; tasks that generate cannot use it"
             return dataclasses.replace(failed, message=message, refutes=False)
-        return dataclasses.replace(failed, message=_told(error))
-    except Exception as error:  # whatever a mechanism raises is its own failure, and named
         return dataclasses.replace(failed, message=_told(error))
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from attentions.base import State
 from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much, errors
 
-STATE_LENGTHS = (64, 256)
+STATE_LENGTHS = (128, 512)
+"""Beyond the usual windows, whose memory is full by then."""
 
 
 def step(subject: Subject) -> Finding:

@@ -32,8 +32,8 @@ class HalfZeros(LinearAttention):
     """Dead in the first half: the second would satisfy a test that looks for any dependence."""
 
     def attend(self, query: Tensor, context: Tensor, **masks: Any) -> Tensor:
-        out = super().attend(query, context, **masks)
-        return torch.cat([0 * out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]], dim=1)
+        place = torch.arange(query.shape[1], device=query.device)
+        return super().attend(query, context, **masks) * (2 * place >= len(place))[:, None]
 
 
 class Leaking(LinearAttention):
@@ -285,11 +285,9 @@ class UnsavedFeatures(PythonRandom):
 class OneSided(LinearAttention):
     """Causal whatever was asked, as CAB's S4D by default."""
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, **masks: Any) -> Tensor:
-        asked, self.pattern = self.pattern, Pattern.CAUSAL_SELF
-        out = super().mix(q, k, v, **masks)
-        self.pattern = asked
-        return out
+    def __init__(self, *args: Any, **common: Any) -> None:
+        super().__init__(*args, **common)
+        self.pattern = Pattern.CAUSAL_SELF
 
 
 class BlindToSource(LinearAttention):
@@ -317,8 +315,7 @@ class UntrainedParameter(LinearAttention):
 
 class Overflows(LinearAttention):
     def attend(self, query: Tensor, context: Tensor, **masks: Any) -> Tensor:
-        growth = query.exp()
-        return super().attend(query, context, **masks) * growth / growth
+        return super().attend(query, context, **masks) * query.exp() / query.exp()
 
 
 class Overwrites(LinearAttention):

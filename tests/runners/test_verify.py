@@ -6,17 +6,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from attentions import registry
-from attentions.base import Attention, Pattern
+from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.softmax.softmax import SoftmaxAttention
 from runners.checks.subject import Finding, Subject, errors
-from runners.verify import CHECKS, Refuted, examine, show
+from runners.run import Run
+from runners.verify import CHECKS, Refuted, examine, measure, show
 from tests.runners import broken
 
 NS, CS, NC, CC = (
@@ -27,6 +30,7 @@ NS, CS, NC, CC = (
 )
 LEAKS = {"leak_suffix", "leak_length", "leak_gradient"}
 PADDING = {"padding_content", "padding_appended"}
+CONFIG = registry.CONF / "verify.yaml"
 DECODING = {"step", "prefill"}  # where the parallel form is wrong, they differ from it
 
 FLAWS = [
@@ -177,9 +181,9 @@ def test_a_growing_state_is_reported_and_no_failure() -> None:
     # Keys and values of 32 numbers of 8 bytes; sums of 4 heads of 8 x 9.
     assert softmax.passed
     assert softmax.worst == 4.0
-    assert "32,768 bytes after 64 tokens, 131,072 after 256" in softmax.message
+    assert "65,536 bytes after 128 tokens, 262,144 after 512" in softmax.message
     assert linear.worst == 1.0
-    assert "constant: 2,304 bytes after 64 tokens" in linear.message
+    assert "constant: 2,304 bytes after 128 tokens" in linear.message
 
 
 def test_a_missing_decoding_form_is_a_warning() -> None:
@@ -247,6 +251,39 @@ def test_the_report_tells_what_where_and_which_patterns_are_not_claimed() -> Non
         str(Refuted("NoDecoding", findings[-1:]))
         == "NoDecoding is refuted (causal_self: leak_suffix)"
     )
+
+
+def run(tmp_path: Path, name: str, pattern: Pattern | None) -> Run:
+    target = name if "." in name else f"tests.runners.broken.{name}"
+    settings = {"attention": {"_target_": target}, "pattern": pattern, "seed": 0}
+    return Run("id", cast(DictConfig, OmegaConf.merge(OmegaConf.load(CONFIG), settings)), tmp_path)
+
+
+def test_what_was_found_is_recorded_before_the_claim_is_refuted(tmp_path: Path) -> None:
+    refuted = run(tmp_path, "IgnoresPadding", CS)
+    with pytest.raises(
+        Refuted, match=r"IgnoresPadding is refuted \(causal_self: padding_content\)"
+    ):
+        measure(refuted)
+    rows = {m.metric: m for m in refuted.measurements}
+    assert rows["verify/causal_self/leak_suffix"].value == 0.0
+    assert rows["verify/causal_self/padding_content"].comment.startswith("failed: output")
+
+
+def test_a_pattern_that_is_not_claimed_is_unsupported(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedPattern, match="NoDecoding has no causal_cross"):
+        measure(run(tmp_path, "NoDecoding", CC))
+    with pytest.raises(ValueError, match="Attention claims no pattern: name them"):
+        measure(run(tmp_path, "attentions.base.Attention", None))
+
+
+def test_the_machines_failures_are_not_the_mechanisms() -> None:
+    class LacksMemory(broken.LinearAttention):
+        def attend(self, query: Tensor, context: Tensor, **masks: Any) -> Tensor:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        found(LacksMemory, NS)
 
 
 OWN = """
