@@ -85,6 +85,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     """
     newest: dict[str, Record] = {}
     problems: list[str] = []
+    num_again = 0
     for folder in folders:
         records, unreadable = RecordStore(folder).read_all()
         if not records:
@@ -92,10 +93,11 @@ def collect(folders: Sequence[Path]) -> Collection:
         problems += unreadable
         for record in records:
             other = newest.get(record.run_id)
-            if other is not None:
-                problems.append(f"run {record.run_id} is in two folders: the later one counts")
+            num_again += other is not None
             if other is None or _later(record, other):
                 newest[record.run_id] = record
+    if num_again:
+        problems.append(f"{num_again} runs are in more than one folder: the later one counts")
     return Collection(tuple(folders), tuple(newest.values()), tuple(problems))
 
 
