@@ -93,11 +93,34 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:.{decimals}f}" if decimals < 10 else f"{value:.{digits - 1}e}"
 
 
+TRAINING_COSTS = ("step_time", "peak_memory", "parameters", "parameter_overhead")
+
+
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every test metric of every trained task, estimated over the seeds.
+    """Every test metric of every trained task, as `estimates` has it.
 
     Args:
         rows: The tidy table.
+    """
+    is_score = rows["split"].eq("test") & rows["direction"].isin(["lower", "higher"])
+    return estimates(rows, is_score & rows["seq_len"].isna() & rows["step"].isna())
+
+
+def training_costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each task took to train, as `estimates` has it.
+
+    Args:
+        rows: The tidy table.
+    """
+    return estimates(rows, rows["metric"].isin(TRAINING_COSTS))
+
+
+def estimates(rows: pd.DataFrame, is_wanted: pd.Series) -> pd.DataFrame:
+    """Measurements of training runs, estimated over the seeds.
+
+    Args:
+        rows: The tidy table.
+        is_wanted: Bool, for each of its rows.
 
     Returns:
         One row per pattern, task, metric and line of the tables, also where no run ended well.
@@ -105,14 +128,8 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
         half_width, n; values (one per run); status (`ok`, or what ended the runs, if none was ok);
         failures (`1 of 3 oom`, empty if none).
     """
-    trained = rows[(rows["command"] == "train") & ~rows["is_baseline"]]
-    is_score = (
-        trained["split"].eq("test")
-        & trained["direction"].isin(["lower", "higher"])
-        & trained["seq_len"].isna()
-        & trained["step"].isna()
-    )
-    scores = trained[is_score]
+    is_trained = rows["command"].eq("train") & ~rows["is_baseline"]
+    trained, scores = rows[is_trained], rows[is_trained & is_wanted]
     # A cell without a score is still a cell: its runs tell why.
     runs = trained.drop_duplicates("run_id")
     metrics = scores[[*TASK, "metric", "direction", "unit"]].drop_duplicates([*TASK, "metric"])
