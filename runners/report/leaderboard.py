@@ -24,13 +24,28 @@ NOT_RUN = "–"
 
 Row = tuple[str, ...]
 Cells = dict[tuple[Row, Row], Any]
-"""A line of `quality`'s scores, by (attention, variant, setting) and (*task, metric)."""
+"""A line of the scores, by (attention, variant, setting) and (*task, metric)."""
 
 
-def leaderboards(scores: pd.DataFrame) -> list[Table]:
-    """One table for each pattern of `quality`'s scores."""
+def leaderboards(
+    scores: pd.DataFrame, name: str = "leaderboard", title: str = "Leaderboard"
+) -> list[Table]:
+    """One table for each pattern.
+
+    Args:
+        scores: From `quality`, or other `estimates`.
+        name: Starts the names of the files.
+        title: Starts the titles.
+    """
     scores = with_ratios(scores)
-    return [_table(pattern, scores) for pattern in known_patterns(scores)]
+    return [
+        _table(
+            f"{name}_{pattern}",
+            f"{title}, {PATTERNS.get(pattern, pattern)}",
+            scores[scores["pattern"] == pattern],
+        )
+        for pattern in known_patterns(scores)
+    ]
 
 
 def with_ratios(scores: pd.DataFrame) -> pd.DataFrame:
@@ -43,8 +58,7 @@ def with_ratios(scores: pd.DataFrame) -> pd.DataFrame:
     return joined.drop(columns="softmax")
 
 
-def _table(pattern: str, all_scores: pd.DataFrame) -> Table:
-    scores = all_scores[all_scores["pattern"] == pattern]
+def _table(name: str, title: str, scores: pd.DataFrame) -> Table:
     of_row, of_column = _tuples(scores[ROW]), _tuples(scores[[*TASK, "metric"]])
     cells: Cells = dict(zip(zip(of_row, of_column, strict=True), scores.itertuples(), strict=True))
     columns = list(dict.fromkeys(of_column))
@@ -63,8 +77,8 @@ def _table(pattern: str, all_scores: pd.DataFrame) -> Table:
     ]
     header = ["attention", *(_header(column, cells, rows, several) for column in columns)]
     return Table(
-        name=f"leaderboard_{pattern}",
-        title=f"Leaderboard, {PATTERNS.get(pattern, pattern)}",
+        name=name,
+        title=title,
         header=header,
         lines=lines,
         best=best,
@@ -97,7 +111,11 @@ def _ranks(columns: list[Row], cells: Cells) -> dict[tuple[Row, Row], int]:
     """The rank of each cell in its column; equal means share the better one."""
     ranks = {}
     for column in columns:
-        scores = {row: s for (row, of), s in cells.items() if of == column and s.n}
+        scores = {
+            row: score
+            for (row, of), score in cells.items()
+            if of == column and score.n and score.direction
+        }
         for row, score in scores.items():
             sign = 1 if score.direction == "lower" else -1
             ranks[row, column] = 1 + sum(sign * s.mean < sign * score.mean for s in scores.values())

@@ -41,6 +41,7 @@ class Table:
         header: The columns; `|` parts the group of a column from its name.
         lines: The cells as text, a row each.
         best: (row, column) of the cells in bold.
+        num_words: How many of the columns, from the left, are words and not numbers.
         notes: What the reader must know, one sentence each.
         data: The numbers in tidy form, for the CSV file.
     """
@@ -52,6 +53,7 @@ class Table:
     data: pd.DataFrame
     best: frozenset[tuple[int, int]] = frozenset()
     notes: Sequence[str] = field(default_factory=tuple)
+    num_words: int = 1
 
     def write(self, folder: Path) -> None:
         """Write `<name>.csv`, `<name>.md` and `<name>.tex` into a folder."""
@@ -66,13 +68,14 @@ class Table:
             [f"**{_markdown(cell)}**" if (i, j) in self.best else _markdown(cell) for j, cell in e]
             for i, e in ((i, list(enumerate(line))) for i, line in enumerate(self.lines))
         ]
-        align = [":---", *["---:"] * (len(header) - 1)]
+        align = [":---" if j < self.num_words else "---:" for j in range(len(header))]
         body = "\n".join(f"| {' | '.join(cells)} |" for cells in (header, align, *rows))
         notes = bullets(note for note in self.notes if note not in without)
-        return f"{body}\n\n{notes}" if notes else f"{body}\n"
+        return f"{body}\n\n{notes}\n" if notes else f"{body}\n"
 
     def latex(self) -> str:
         """A table in the style of booktabs, with the notes under it."""
+        columns = "".join("l" if j < self.num_words else "r" for j in range(len(self.header)))
         header = " & ".join(_latex(name.replace("|", " ")) for name in self.header)
         rows = [
             " & ".join(
@@ -87,7 +90,7 @@ class Table:
                 "% needs \\usepackage{booktabs}",
                 r"\begin{table}",
                 rf"\caption{{{_latex(self.title)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+                rf"\begin{{tabular}}{{{columns}}}",
                 r"\toprule",
                 header + r" \\",
                 r"\midrule",
@@ -106,7 +109,7 @@ class Table:
             title = None if first else escape(self.title)
             table = RichTable(title=title, title_justify="left")
             for j in columns:
-                justify = "right" if j else "left"
+                justify = "left" if j < self.num_words else "right"
                 table.add_column(escape(self._heading(j)), justify=justify, no_wrap=True)
             for i, line in enumerate(self.lines):
                 cells = [(escape(line[j]), (i, j) in self.best) for j in columns]
@@ -135,7 +138,7 @@ class Table:
 
 def bullets(notes: Iterable[str]) -> str:
     """A list in Markdown."""
-    return "".join(f"- {_markdown(note)}\n" for note in notes)
+    return "\n".join(f"- {_markdown(note)}" for note in notes)
 
 
 def _markdown(text: str) -> str:
