@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from runners.report.costs import PASSES, QUANTITIES, Efficiency
-from runners.report.efficiency import Fit, interval_words, words
+from runners.report.efficiency import NEVER, Fit, interval_words, words
 from runners.report.leaderboard import NOT_RUN
 from runners.report.published import read
 from runners.report.render import Table
@@ -20,6 +20,13 @@ def tables(found: list[Efficiency]) -> list[Table]:
     fitted = [one for one in compared if one.key["pass"] == "forward" and one.fit is not None]
     made += [_fits(fitted)] if fitted else []
     return made + [_ratios(pattern, own) for pattern, own in _by_pattern(found)]
+
+
+def _fit_words(one: Efficiency) -> str:
+    if one.fit is None:
+        return NOT_RUN
+    told = words(one.fit.length, one.lengths[0], one.lengths[-1])
+    return "never" if one.fit.length == NEVER else told
 
 
 def _by_pattern(found: list[Efficiency]) -> list[tuple[str, list[Efficiency]]]:
@@ -80,17 +87,19 @@ def _crossing(one: Efficiency) -> str:
         return NOT_RUN
     ends = one.lengths[0], one.lengths[-1]
     text = words(one.length, *ends)
-    return f"{text} {interval_words(one.interval, *ends)}" if one.interval else text
+    if one.interval is None or one.interval.low == one.interval.high == one.length:
+        return text
+    return f"{text} {interval_words(one.interval, *ends)}"
 
 
 def _fits(found: list[Efficiency]) -> Table:
     """CAB's fit of the forward pass; CAB's own lengths beside the pattern that it measured."""
+    order = known_patterns(pd.DataFrame({"pattern": [one.key["pattern"] for one in found]}))
     cells = {
-        (_name(one), PATTERNS.get(one.key["pattern"], "") + f"|{one.key['quantity']}"): words(
-            one.fit.length, one.lengths[0], one.lengths[-1]
-        )
-        for one in found
-        if one.fit is not None
+        (_name(one), f"{PATTERNS.get(pattern, pattern)}|{one.key['quantity']}"): _fit_words(one)
+        for pattern in order
+        for one in sorted(found, key=_order)
+        if one.key["pattern"] == pattern
     }
     columns = list(dict.fromkeys(column for _, column in cells))
     printed = read("efficiency_length").set_index(["attention", "quantity"])["efficiency_length"]

@@ -22,7 +22,7 @@ PASSES = {
     "prefill": "prefill",
     "decode": "decode one token",
 }
-QUANTITIES = {"time": "running time", "memory": "peak memory"}
+QUANTITIES = {"time": "running time", "memory": "memory usage"}
 """Our name of a cost, and CAB's."""
 BENCH = ["pattern", "device", "dtype", "setting"]
 """What two cost curves must share to be compared."""

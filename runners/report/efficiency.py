@@ -104,15 +104,14 @@ def crossing(lengths: ArrayLike, baseline: ArrayLike, mechanism: ArrayLike) -> f
 def _last_descent(x: Costs, ratios: Costs) -> Costs:
     """For each row of log ratios (rows, lengths), the x of its last fall below 0; ±infinity."""
     costs_more = ratios >= 0
-    found = np.full(len(ratios), -math.inf)
-    for row in np.flatnonzero(costs_more.any(axis=1)):
-        i = int(np.flatnonzero(costs_more[row])[-1])
-        if i == len(x) - 1:
-            found[row] = math.inf
-            continue
-        high, low = ratios[row, i], ratios[row, i + 1]
-        found[row] = x[i] + (x[i + 1] - x[i]) * high / (high - low)
-    return found
+    last = len(x) - 1 - np.argmax(costs_more[:, ::-1], axis=1)
+    before, after = last, np.minimum(last + 1, len(x) - 1)
+    high = np.take_along_axis(ratios, before[:, None], axis=1)[:, 0]
+    low = np.take_along_axis(ratios, after[:, None], axis=1)[:, 0]
+    fall = np.where(high > low, high - low, 1.0)  # 1: where there is no fall, for the division
+    found = x[before] + (x[after] - x[before]) * high / fall
+    found = np.where(last == len(x) - 1, math.inf, found)
+    return np.where(costs_more.any(axis=1), found, -math.inf)
 
 
 @dataclass(frozen=True)

@@ -101,14 +101,16 @@ def _table(
     names = list(dict.fromkeys(tasks["task"]))
     has_log = bool(population["metric"].isin(PERPLEXITIES).any())
     header = ["attention", *names, "average ↑", f"Δ {BASELINE}"]
-    header += [*(["average, log PPL"] if has_log else []), f"ratio to {BASELINE}", "missing"]
+    is_whole = not whole["missing"].any()
+    header += [*(["average, log PPL"] if has_log else []), f"ratio to {BASELINE}"]
+    header += [] if is_whole else ["missing"]
     signed = [*names, "index", "delta", *(["log"] if has_log else [])]
     lines = [
         [
             row["name"],
             *(_signed(row[key]) for key in signed),
             NOT_RUN if math.isnan(row["ratio"]) else f"{row['ratio']:.3f}×",
-            row["missing"],
+            *([] if is_whole else [row["missing"]]),
         ]
         for _, row in wide.iterrows()
     ]

@@ -133,6 +133,7 @@ def row_names(frame: pd.DataFrame) -> list[str]:
     return [row_name(*row) for row in frame[ROW].itertuples(index=False, name=None)]
 
 
+@cache
 def _cab_dataset(dataset: str, data_settings: str) -> str:
     """CAB's name of a data set, without the mark of a stand-in."""
     name = dataset.removesuffix(SYNTHETIC)
@@ -144,6 +145,7 @@ def _cab_dataset(dataset: str, data_settings: str) -> str:
     return _spelt(name, read("tasks")["dataset"].unique())
 
 
+@cache
 def _cab_backbone(backbone: str, task: str) -> str:
     known = read("tasks")
     return _spelt(backbone, known.loc[known["task"] == task, "backbone"].unique())
@@ -211,6 +213,7 @@ def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
             *("ours / softmax", "published / softmax", "source"),
         ],
         lines=lines,
+        num_words=4,
         data=both[[*shown, "source", "comment"]],
         notes=_notes(both),
     )

@@ -16,12 +16,12 @@ from runners.report import cost_tables, costs, index_tables, published, verifica
 from runners.report.leaderboard import leaderboards
 from runners.report.plots import Plot, Plotter
 from runners.report.render import Table, bullets
-from runners.report.statistics import quality
+from runners.report.statistics import quality, training_costs
 from runners.report.table import Collection, collect, tidy
 
 OUT = "out="
 TABLES, FIGURES = "tables", "figures"
-IN_FILES_ONLY = ("cost_ratio", "index_population")
+IN_FILES_ONLY = ("cost_ratio", "training_cost", "index_population")
 """Tables too long for the page, which links to them."""
 
 
@@ -81,7 +81,10 @@ def _tables(
             *index_tables.cab_tables(rows, scores),
         ],
         "Ours beside published numbers": [published.comparison(rows, scores)],
-        "Cost": cost_tables.tables(costs.efficiencies(measured)),
+        "Cost": [
+            *cost_tables.tables(costs.efficiencies(measured)),
+            *leaderboards(training_costs(rows), "training_cost", "Cost of training"),
+        ],
         "Claims": [verification.verification(rows)],
         "Runs that did not end well": [verification.endings(rows)],
     }
@@ -113,7 +116,7 @@ def _page(
             parts += [f"## {name}", *_section(tables), *map(_figure, plots)]
     parts += ["## Environment", bullets(_environment(collection.records))]
     parts.append(f"Every number behind this page: [measurements]({TABLES}/measurements.csv).")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _section(tables: list[Table]) -> list[str]:
@@ -133,7 +136,7 @@ def _section(tables: list[Table]) -> list[str]:
 
 def _figure(plot: Plot) -> str:
     file = f"{FIGURES}/{plot.name}"
-    return f"![{plot.caption}]({file}.png)\n\n{plot.caption} [svg]({file}.svg)"
+    return f"![{plot.name}]({file}.png)\n\n{plot.caption} [svg]({file}.svg)"
 
 
 def _summary(collection: Collection) -> list[str]:

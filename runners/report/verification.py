@@ -36,6 +36,7 @@ def verification(rows: pd.DataFrame) -> Table | None:
         data=checks[[*ROW, "of", "check", "verdict", "value", "comment"]].rename(
             columns={"of": "pattern", "value": "worst_error"}
         ),
+        num_words=len(patterns) + 1,
         notes=[f"holds: in every check; {NOT_RUN}: not examined. The CSV file has each check."],
     )
 
@@ -67,4 +68,5 @@ def endings(rows: pd.DataFrame) -> Table | None:
         header=["status", "command", "task", "attention", "pattern", "runs", "reason"],
         lines=lines,
         data=bad[[*where, "run_id", "seed", "git_commit"]],
+        num_words=len(where) + 1,
     )
