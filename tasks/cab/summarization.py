@@ -1,0 +1,165 @@
+"""Summarisation of several news articles at once, CAB's Sum: Transformer on Multi-News.
+
+Source: Zhang et al., CAB, ICML 2023, arXiv:2210.07661; Fabbri et al., "Multi-News", ACL 2019.
+Departs from CAB: scores the likelihood too (`nll`), as ROUGE of greedy summaries partly measures
+how they degenerate, and can search by beams; the ROUGE of `tasks.cab.rouge`.
+In: a document (B, N). Out: logits of its summary (B, M, V), or a summary written token by token.
+"""
+
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from attentions.base import Pattern
+from tasks.backbones.transformer import Transformer
+from tasks.base import AttentionSlots, Task
+from tasks.cab.rouge import METRICS, rouge_f1
+from tasks.cab.summarization_data import IGNORED, Batch, mark_numbers
+from tasks.decoding import Limits, beam_search, greedy_search
+
+
+class Summarization(Task):
+    """Say the summary of a document, trained on label-smoothed cross-entropy.
+
+    Logs `nll`, the mean negative log-likelihood of a token of the reference (nats, not smoothed),
+    and in the test ROUGE of the summaries that it writes.
+
+    Args:
+        slots: Give the attentions.
+        tokenizer: Of the data; has the marks `<s>`, `<pad>` and `</s>`.
+        max_source_len: Of the data.
+        max_target_len: Of the data.
+        lr: Of AdamW at the end of the warm-up.
+        warmup_steps: Optimizer steps of linear warm-up, before the inverse square root.
+        betas: Of AdamW.
+        eps: Of AdamW.
+        weight_decay: Of AdamW.
+        label_smoothing: Share of the target probability that goes to all tokens alike.
+        min_summary_len: Least tokens of a written summary.
+        max_summary_len: Most tokens of a written summary, with its `</s>`.
+        num_beams: 1 writes greedily.
+        length_penalty: Of beam search.
+        **sizes: Of the `Transformer`.
+
+    Raises:
+        ValueError: If summaries may become longer than `max_target_len`.
+    """
+
+    patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS})
+    directions: ClassVar = {"nll": "lower", **dict.fromkeys(METRICS, "higher")}
+    backbone = "Transformer"
+
+    def __init__(
+        self,
+        slots: AttentionSlots,
+        *,
+        tokenizer: Tokenizer,
+        max_source_len: int,
+        max_target_len: int,
+        lr: float,
+        warmup_steps: int,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        label_smoothing: float = 0.1,
+        min_summary_len: int = 200,
+        max_summary_len: int = 400,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        **sizes: Any,
+    ) -> None:
+        super().__init__(slots)
+        if max_summary_len > max_target_len:
+            raise ValueError(
+                f"max_summary_len must be at most max_target_len = {max_target_len}, the decoder's "
+                f"positions, got {max_summary_len}"
+            )
+        self.transformer = Transformer(
+            slots,
+            tokenizer.get_vocab_size(),
+            max_source_len=max_source_len,
+            max_target_len=max_target_len,
+            **sizes,
+        )
+        self.tokenizer = tokenizer
+        self.begin, pad, end = mark_numbers(tokenizer)
+        self.limits = Limits(end, pad, max_summary_len, min_summary_len, never=(self.begin,))
+        self.num_beams = num_beams
+        self.length_penalty = length_penalty
+        self.label_smoothing = label_smoothing
+        self.warmup_steps = warmup_steps
+        self.optimizer_settings = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        self.nll = MeanMetric()
+        self.rouge = nn.ModuleDict({name: MeanMetric() for name in METRICS})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Label-smoothed cross-entropy, the mean over the tokens of the batch."""
+        logits = self._logits(batch)
+        return F.cross_entropy(
+            logits, batch.labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the likelihood of each token."""
+        nll = F.cross_entropy(self._logits(batch), batch.labels, ignore_index=IGNORED)
+        # Weighed by tokens: batches, and summaries, have different numbers of them.
+        self.nll.update(nll, weight=(batch.labels != IGNORED).sum())
+        self.log("nll", self.nll, on_step=False, on_epoch=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The likelihood, and ROUGE of what is written."""
+        self.validation_step(batch, batch_idx)
+        for written, reference in zip(self.summarize(batch), batch.summaries, strict=True):
+            for name, f1 in rouge_f1(written, reference).items():
+                self._rouge(name).update(f1)
+        for name in METRICS:
+            self.log(name, self._rouge(name), on_step=False, on_epoch=True)
+
+    def summarize(self, batch: Batch) -> list[str]:
+        """The summaries that are written for the documents of a batch."""
+        model = self.transformer
+        prompt = torch.full_like(batch.source[:, :1], self.begin)
+        logits, state = model.prefill(prompt, model.init_state(batch.source, batch.source_padding))
+        if self.num_beams == 1:
+            written = greedy_search(model.step, logits, state, self.limits)
+        else:
+            written = beam_search(
+                model.step,
+                logits,
+                state,
+                self.limits,
+                num_beams=self.num_beams,
+                length_penalty=self.length_penalty,
+            )
+        return self.tokenizer.decode_batch(written.tokens.tolist(), skip_special_tokens=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up, then the inverse square root of the step."""
+        optimizer = torch.optim.AdamW(self.parameters(), fused=True, **self.optimizer_settings)
+        warmup = self.warmup_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, (warmup / (step + 1)) ** 0.5)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _rouge(self, name: str) -> MeanMetric:
+        return cast(MeanMetric, self.rouge[name])
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """(B, V, M), as cross-entropy takes them."""
+        logits = self.transformer(
+            batch.source, batch.target, batch.source_padding, batch.target_padding
+        )
+        return logits.float().mT

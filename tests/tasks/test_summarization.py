@@ -1,0 +1,270 @@
+"""Summarisation: generated documents by their definition, scores by hand, and the three places."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from attentions.base import Pattern
+from tasks.cab.rouge import METRICS, rouge_f1
+from tasks.cab.summarization import Summarization
+from tasks.cab.summarization_data import IGNORED, Batch, Ragged, SummarizationData
+from tests.tasks.building import build_data, build_model, quiet_trainer
+
+TINY = "summarization/tiny"
+
+
+@pytest.fixture(scope="module")
+def data() -> SummarizationData:
+    return build_data(TINY)
+
+
+def build(data: SummarizationData, attention: str = "softmax", **changes: Any) -> Summarization:
+    torch.manual_seed(0)
+    return build_model(TINY, data, attention, Pattern.CAUSAL_CROSS, **changes).eval()
+
+
+def unlogged(model: Summarization) -> Summarization:
+    """The model outside a trainer: its metrics are read, not logged."""
+    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    return model
+
+
+def summarise(document: list[str]) -> list[str]:
+    """What the definition of the generated documents says, word by word."""
+    *words, mark = document
+    assert mark == "</s>"
+    headline, sentences = words[:3], words[3:]
+    assert len(sentences) in (8, 10)
+    about, happened = {}, {}
+    for word in sentences:
+        kind, start = (
+            (about, word.index("actor"))
+            if "topic" in word
+            else (
+                happened,
+                word.index("event"),
+            )
+        )
+        assert word[:start] not in kind  # one sentence for each topic, one for each actor
+        kind[word[:start]] = word[start:]
+    assert set(about.values()) == set(happened)
+    actors = [about[topic] for topic in headline]
+    return [*actors, *(happened[actor] for actor in actors), "</s>"]
+
+
+def test_generated_summaries_follow_from_their_documents(data: SummarizationData) -> None:
+    tokenizer = data.facts["tokenizer"]
+    batch = data.test[torch.arange(len(data.test))]
+    for source, labels, summary in zip(
+        batch.source.tolist(), batch.labels.tolist(), batch.summaries, strict=True
+    ):
+        document = [tokenizer.id_to_token(number) for number in source if number != 1]
+        expected = summarise(document)
+        assert [tokenizer.id_to_token(number) for number in labels] == expected
+        assert summary.split() == expected[:-1]
+
+
+def test_sentences_stand_in_any_order(data: SummarizationData) -> None:
+    batch = data.train[torch.arange(2000)]
+    first = batch.source[:, 3] >= data.facts["tokenizer"].token_to_id("actor0event0")
+    # Half of the first sentences tell what happened: 2,000 draws deviate by 0.011.
+    assert abs(first.double().mean() - 0.5) < 0.05
+
+
+def test_evaluation_rows_are_those_of_every_seed_and_training_rows_are_not() -> None:
+    one, other = build_data(TINY, seed=0, num_train=64), build_data(TINY, seed=1, num_train=64)
+    rows = torch.arange(64)
+    for split in ("validation", "test"):
+        a, b = getattr(one, split)[rows], getattr(other, split)[rows]
+        assert torch.equal(a.labels, b.labels)
+        assert not torch.equal(a.labels, one.train[rows].labels)
+    assert not torch.equal(one.validation[rows].labels, one.test[rows].labels)
+    assert not torch.equal(one.train[rows].labels, other.train[rows].labels)
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=st.lists(st.lists(st.integers(3, 9), min_size=1, max_size=6), min_size=1, max_size=8))
+def test_rows_of_any_length_come_back_padded(rows: list[list[int]]) -> None:
+    ragged = Ragged(
+        torch.tensor([token for row in rows for token in row], dtype=torch.int32),
+        torch.tensor([len(row) for row in rows]).cumsum(0),
+    )
+    asked = torch.arange(len(rows)).flip(0)
+    tokens, padding = ragged.padded(asked, fill=1)
+    for index, row in enumerate(reversed(rows)):
+        assert tokens[index].tolist() == row + [1] * (tokens.shape[1] - len(row))
+        assert padding[index].tolist() == [False] * len(row) + [True] * (len(padding[0]) - len(row))
+
+
+def test_the_decoder_reads_what_comes_before_its_labels(data: SummarizationData) -> None:
+    batch = data.train[torch.arange(8)]
+    assert (batch.target[:, 0] == 0).all()  # <s>
+    assert torch.equal(batch.target[:, 1:], batch.labels[:, :-1])
+    assert (batch.labels[:, -1] == 2).all()  # </s>
+    assert batch.target_padding is None  # all are of one length
+    assert batch.source_padding is not None
+    assert torch.equal(batch.source_padding, batch.source == 1)
+
+
+def ragged_batch(data: SummarizationData) -> Batch:
+    """Four rows whose summaries have 7, 5, 2 and 1 tokens."""
+    batch = data.train[torch.arange(4)]
+    padding = torch.arange(7) >= torch.tensor([7, 5, 2, 1])[:, None]
+    return batch._replace(
+        target=batch.target.masked_fill(padding, 1),
+        target_padding=padding,
+        labels=batch.labels.masked_fill(padding, IGNORED),
+    )
+
+
+def row_of(batch: Batch, row: int) -> Batch:
+    """One row without its padding."""
+    assert batch.source_padding is not None
+    source_len = int((~batch.source_padding[row]).sum())
+    target_len = int((batch.labels[row] != IGNORED).sum())
+    return Batch(
+        batch.source[row : row + 1, :source_len],
+        None,
+        batch.target[row : row + 1, :target_len],
+        None,
+        batch.labels[row : row + 1, :target_len],
+        batch.summaries[row : row + 1],
+    )
+
+
+def token_log_probs(model: Summarization, batch: Batch) -> list[Tensor]:
+    """For each row alone, the log-probabilities (M, V) of its tokens."""
+    singles = [row_of(batch, row) for row in range(len(batch.source))]
+    return [model.transformer(s.source, s.target)[0].log_softmax(-1) for s in singles]
+
+
+def test_nll_is_the_mean_over_tokens_whatever_the_batches(data: SummarizationData) -> None:
+    model = unlogged(build(data))
+    batch = ragged_batch(data)
+    log_probs = token_log_probs(model, batch)
+    labels = [labels[labels != IGNORED] for labels in batch.labels]
+    told = torch.cat([p.gather(1, t[:, None]) for p, t in zip(log_probs, labels, strict=True)])
+    assert len(told) == 7 + 5 + 2 + 1
+    with torch.no_grad():
+        model.validation_step(batch, 0)
+        together = model.nll.compute()
+        model.nll.reset()
+        for row in range(4):
+            model.validation_step(row_of(batch, row), row)
+    # float32, and sums in another order
+    assert_close(together, -told.mean(), rtol=1e-5, atol=1e-5)
+    assert_close(model.nll.compute(), -told.mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_is_smoothed_over_the_vocabulary(data: SummarizationData) -> None:
+    model = build(data, label_smoothing=0.3)
+    batch = ragged_batch(data)
+    losses = []
+    for log_probs, labels in zip(token_log_probs(model, batch), batch.labels, strict=True):
+        told = log_probs.gather(1, labels[labels != IGNORED][:, None])[:, 0]
+        losses.append(-(0.7 * told + 0.3 * log_probs.mean(dim=1)))
+    loss = model.training_step(batch, 0)
+    assert_close(loss, torch.cat(losses).mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_falls_with_the_root(data: SummarizationData) -> None:
+    configured = build(data, lr=0.5, warmup_steps=4).configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(16):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    assert rates[15] == pytest.approx(0.25)
+    assert configured["lr_scheduler"]["interval"] == "step"
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.98)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_test_scores_what_is_written(data: SummarizationData, num_beams: int) -> None:
+    model = build(data, num_beams=num_beams, min_summary_len=2)
+    few = build_data(TINY, max_test_items=5, eval_batch_size=2)
+    (logged,) = quiet_trainer().test(model, few, verbose=False)
+    model.eval()
+    batch = few.test[torch.arange(5)]
+    written = model.summarize(batch)
+    for name in METRICS:
+        scores = [rouge_f1(*pair)[name] for pair in zip(written, batch.summaries, strict=True)]
+        assert logged[name] == pytest.approx(sum(scores) / 5)
+    logits = model.transformer(batch.source, batch.target, batch.source_padding)
+    expected = F.cross_entropy(logits.mT, batch.labels).item()
+    assert logged["nll"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_summary_keeps_its_limits_and_carries_no_marks(data: SummarizationData) -> None:
+    batch = data.test[torch.arange(16)]
+    for least, most in ((0, 1), (3, 5), (6, 7)):
+        model = build(data, min_summary_len=least, max_summary_len=most)
+        for words in map(str.split, model.summarize(batch)):
+            assert least <= len(words) <= most
+            assert not {"<s>", "<pad>", "</s>"} & set(words)
+
+
+def test_a_perfect_model_scores_a_hundred(
+    data: SummarizationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(data)
+    monkeypatch.setattr(Summarization, "summarize", lambda self, batch: batch.summaries)
+    (logged,) = quiet_trainer().test(model, build_data(TINY, max_test_items=4), verbose=False)
+    assert {name: logged[name] for name in METRICS} == dict.fromkeys(METRICS, 100.0)
+
+
+def test_bad_settings_are_told(data: SummarizationData) -> None:
+    with pytest.raises(ValueError, match="max_summary_len must be at most max_target_len = 7"):
+        build(data, max_summary_len=8)
+    with pytest.raises(ValueError, match="max_target_len must be positive, got 0"):
+        SummarizationData(source="hub", max_source_len=9, max_target_len=0, batch_size=1)
+    with pytest.raises(ValueError, match="up to 14 tokens and summaries 7, got max_source_len 13"):
+        build_data(TINY, max_source_len=13)
+
+
+def test_the_paper_model_has_the_size_of_cabs(data: SummarizationData) -> None:
+    with torch.device("meta"):
+        model = build_model(
+            "summarization/paper",
+            data,
+            "softmax",
+            Pattern.NONCAUSAL_SELF,
+            max_summary_len=7,
+            min_summary_len=0,
+        )
+    e, f = 512, 2048
+    attention, norm, ffn = 4 * (e * e + e), 2 * e, 2 * e * f + e + f
+    layers = 6 * (attention + ffn + 2 * norm) + 6 * (2 * attention + ffn + 3 * norm)
+    vocab = data.facts["tokenizer"].get_vocab_size()
+    embeddings = (3 * vocab + 14 + 7) * e + 2 * norm
+    assert sum(p.numel() for p in model.transformer.parameters()) == layers + embeddings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attention", "pattern", "low", "high"),
+    [
+        # Measured over 3 seeds: softmax 0.01 to 0.02; none 0.58, 0.79 and 1.74.
+        ("softmax", Pattern.CAUSAL_CROSS, 0.0, 0.2),
+        ("none", Pattern.NONCAUSAL_SELF, 0.4, 1.0),
+        ("none", Pattern.CAUSAL_SELF, 0.4, 1.5),
+        ("none", Pattern.CAUSAL_CROSS, 1.4, 2.0),
+    ],
+)
+def test_every_place_is_needed(
+    data: SummarizationData, attention: str, pattern: Pattern, low: float, high: float
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(TINY, data, attention, pattern)
+    trainer = quiet_trainer(max_epochs=4)
+    trainer.fit(model, data)
+    (logged,) = trainer.validate(model, data, verbose=False)
+    assert low <= logged["nll"] <= high
