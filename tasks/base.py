@@ -204,6 +204,14 @@ class Task(LightningModule):
         self.check_pattern(slots.pattern)
         self.slots = slots
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of each hook that it calls, forty times a step; what a module
+        # does to tell parameters from other attributes would be a tenth of a small step.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @classmethod
     def check_pattern(cls, pattern: Pattern | Literal["all"]) -> None:
         """Raise UnsupportedPattern if the backbone has no place of this pattern."""
