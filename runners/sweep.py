@@ -103,7 +103,9 @@ class Display:
             live.update(self._render())
 
     def _over(self) -> list[Event]:
-        return [e for e in self.progress.events() if e.kind in ("ended", "skipped")]
+        over = [e for e in self.progress.events() if e.kind in ("ended", "skipped")]
+        # A sweep that was taken up again skips what it has run itself: the first word counts.
+        return list({event.run_id: event for event in reversed(over)}.values())[::-1]
 
     def _print_new(self) -> None:
         over = self._over()
