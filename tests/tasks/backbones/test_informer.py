@@ -74,6 +74,14 @@ def test_the_last_decoder_layer_leaves_out_only_what_is_not_read() -> None:
     assert_close(model(past, times), model.projection(model.norm(x))[:, 6:])
 
 
+def test_samples_of_a_batch_do_not_meet() -> None:
+    model, _ = build("noncausal_cross")
+    past, times = draw(3, 21, 3), draw(3, 30, 4)
+    together = model(past, times)
+    for row in range(3):
+        assert_close(together[row], model(past[row, None], times[row, None])[0])
+
+
 def test_every_forecast_depends_on_the_past_its_dates_and_the_label() -> None:
     model, _ = build("noncausal_cross", label_len=0)
     past, times = draw(1, 21, 3), draw(1, 30, 4)
