@@ -113,7 +113,11 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
 
     from runners.sweep import Display
 
-    with tempfile.NamedTemporaryFile(prefix=".attnbench-", suffix=".jsonl", dir=".") as progress:
+    # In the results folder, which every machine of a cluster sees.
+    given = [a.partition("=")[2] for a in arguments if a.startswith("run.results=")]
+    results = Path(given[-1] if given else "results")
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=".sweep-", suffix=".jsonl", dir=results) as progress:
         sys.argv = [f"attnbench {command}", *arguments, f"run.progress={progress.name}"]
         for _ in range(MAX_RESTARTS):
             try:

@@ -57,9 +57,11 @@ class Stopwatch(Callback):
     """The processor time of the first epoch's training."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start."""
         self.start = time.process_time()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop."""
         self.elapsed = time.process_time() - self.start
 
 

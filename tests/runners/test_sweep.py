@@ -63,7 +63,7 @@ def test_a_sweep_shows_records_and_reports_every_run(tmp_path: Path) -> None:
     assert "[8/8]" in told
     assert "8 of 8 runs, 0 failed" in told
     assert list((tmp_path / "train" / "report").glob("*.md"))
-    assert not list(tmp_path.glob(".attnbench-*"))
+    assert not list(tmp_path.glob(".sweep-*"))
 
 
 def test_a_sweep_killed_at_any_moment_goes_on_where_it_was(tmp_path: Path) -> None:
