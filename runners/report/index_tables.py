@@ -52,10 +52,10 @@ def own_tables(scores: pd.DataFrame) -> list[Table]:
 def cab_tables(rows: pd.DataFrame, scores: pd.DataFrame) -> list[Table]:
     """One table per pattern with CAB's constants: ours among those that CAB published.
 
-    Only scores on the data that CAB used count; a stand-in's never do.
+    Only scores on the data that CAB used count; a marked data set's never do.
     """
     ours = in_cab_names(rows, scores)
-    ours = ours[~ours["is_synthetic"] & (ours["n"] > 0)]
+    ours = ours[ours["mark"].eq("") & (ours["n"] > 0)]
     ours = ours.rename(columns={"mean": "value"})[SCORES]
     scored = task_indices(ours, cab_constants()).dropna(subset="index")
     lines = scored[["pattern", *ROW]].drop_duplicates()

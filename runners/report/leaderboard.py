@@ -10,9 +10,9 @@ from runners.report.statistics import ONE_SEED, Estimate
 from runners.report.table import (
     BASELINE,
     CONTROL,
+    MARKS,
     PATTERNS,
     ROW,
-    SYNTHETIC,
     TASK,
     known_patterns,
     row_name,
@@ -148,8 +148,11 @@ def _notes(header: list[str], lines: list[list[str]]) -> list[str]:
         notes.append(f"{ONE_SEED}: one seed, so no interval.")
     if "×)" in text:
         notes.append(f"(×): the value divided by that of {BASELINE} in the same settings.")
-    if SYNTHETIC in " ".join(header):
-        notes.append(f"{SYNTHETIC}: generated stand-in data; not to be compared with published.")
+    notes += [
+        f"{mark}: {meaning}; not to be compared with published numbers."
+        for mark, meaning in MARKS.items()
+        if mark in " ".join(header)
+    ]
     if any(line[0] == CONTROL for line in lines):
         notes.append(f"{CONTROL}: the control that moves nothing between positions.")
     if any(cell == NOT_RUN for line in lines for cell in line):

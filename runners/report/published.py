@@ -17,10 +17,11 @@ from runners.report.render import Table
 from runners.report.statistics import ONE_SEED, Estimate
 from runners.report.table import (
     BASELINE,
+    MARKS,
     PATTERNS,
     ROW,
-    SYNTHETIC,
     TASK,
+    mark_of,
     row_name,
 )
 
@@ -113,14 +114,14 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Those of `scores` that CAB has a name for, with the columns `SCORE` in its names, `name` of
-        the line, and is_synthetic. CAB's averages over forecasting settings are added where every
-        one of them was run.
+        the line, and mark (of the data set). CAB's averages over forecasting settings are added
+        where every one of them was run.
     """
     ours = scores[scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)].copy()
     settings = rows[[*TASK, "data_settings"]].drop_duplicates(TASK)
     ours = ours.merge(settings, on=TASK, how="left")
     ours["name"] = row_names(ours)
-    ours["is_synthetic"] = ours["dataset"].str.endswith(SYNTHETIC)
+    ours["mark"] = ours["dataset"].map(mark_of)
     ours["dataset"] = list(map(_cab_dataset, ours["dataset"], ours["data_settings"]))
     ours["task"] = ours["task"].map(TASKS)
     ours["metric"] = ours["metric"].map(METRICS)
@@ -136,7 +137,7 @@ def row_names(frame: pd.DataFrame) -> list[str]:
 @cache
 def _cab_dataset(dataset: str, data_settings: str) -> str:
     """CAB's name of a data set, without the mark of a stand-in."""
-    name = dataset.removesuffix(SYNTHETIC)
+    name = dataset.removesuffix(mark_of(dataset))
     name = DATASETS.get(name, name)
     settings = dict(part.split("=", 1) for part in data_settings.split("; ") if "=" in part)
     if {"features", "input_len", "horizon"} <= settings.keys():
@@ -165,7 +166,7 @@ def _forecasting_means(ours: pd.DataFrame) -> pd.DataFrame:
     detail = published_scores()
     detail = detail.loc[detail["dataset"].str.contains("variate"), "dataset"].unique()
     means = []
-    real = ours[(ours["task"] == "LSTF") & ~ours["is_synthetic"] & (ours["n"] > 0)]
+    real = ours[(ours["task"] == "LSTF") & ours["mark"].eq("") & (ours["n"] > 0)]
     for dataset, files in LSTF_MEANS.items():
         wanted = {name for name in detail if name.split()[0] in files}
         parts = real[real["dataset"].isin(wanted)]
@@ -173,7 +174,7 @@ def _forecasting_means(ours: pd.DataFrame) -> pd.DataFrame:
             if set(cell["dataset"]) == wanted:
                 whole = {"dataset": dataset, "mean": cell["mean"].mean(), "n": cell["n"].min()}
                 means.append(cell.iloc[0].to_dict() | whole | {"half_width": math.nan})
-    return pd.DataFrame(means, columns=ours.columns)
+    return pd.DataFrame(means, columns=ours.columns).astype(ours.dtypes)
 
 
 def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
@@ -187,15 +188,15 @@ def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
     ours = ours.merge(theirs[place].drop_duplicates(), on=place)
     if ours.empty:
         return None
-    here = ours[[*place, "is_synthetic"]].drop_duplicates()
+    here = ours[[*place, "mark"]].drop_duplicates()
     both = ours.merge(
         theirs.merge(here, on=place),
-        on=[*place, "is_synthetic", "attention", "direction"],
+        on=[*place, "mark", "attention", "direction"],
         how="outer",
         suffixes=("", "_published"),
     )
     both["name"] = both["name"].fillna(both["attention"])
-    both["dataset"] += both["is_synthetic"].map({True: SYNTHETIC, False: ""})
+    both["dataset"] += both["mark"]
     both["n"] = both["n"].fillna(0).astype(int)
     pattern_order = list(PATTERNS)
     both = both.sort_values(
@@ -252,7 +253,8 @@ def _notes(both: pd.DataFrame) -> list[str]:
     if both["n"].eq(1).any():
         notes.append(f"{ONE_SEED}: one seed, so no interval.")
     notes.append("CAB's numbers are single runs; in forecasting, means over 3 or 5 repeats.")
-    if both["is_synthetic"].any():
-        notes.append(f"{SYNTHETIC}: ours is on generated stand-in data; only the two columns of "
-                     "ratios may be read side by side.")  # fmt: skip
+    notes += [
+        f"{mark}: ours is on {MARKS[mark]}; only the columns of ratios may be read side by side."
+        for mark in sorted(set(both["mark"]) - {""})
+    ]
     return notes

@@ -18,8 +18,11 @@ from runners.records import Measurement, Record, RecordStore
 BASELINE = "softmax"
 CONTROL = "none"
 """Moves nothing between positions: scored like the others, but of no population."""
-SYNTHETIC = "-synthetic"
-"""How the dataset of a stand-in ends."""
+MARKS = {
+    "-synthetic": "generated stand-in data",
+    "-sample": "a part of the data set only",
+}
+"""How a dataset ends whose numbers are not to be compared with published ones."""
 
 PATTERNS = {
     "noncausal_self": "noncausal self",
@@ -321,6 +324,11 @@ def task_name(
     """How a task is called: `forecasting ETTh1 horizon=48`; the backbone only among several."""
     parts = dict.fromkeys([task, dataset, task_setting, backbone if among > 1 else ""])
     return " ".join(part for part in parts if part)
+
+
+def mark_of(dataset: str) -> str:
+    """Which of `MARKS` a dataset ends in, if any."""
+    return next((mark for mark in MARKS if dataset.endswith(mark)), "")
 
 
 def known_patterns(rows: pd.DataFrame) -> list[str]:

@@ -1,11 +1,11 @@
-from runners.records import Status
+from runners.records import Record, Status
 from runners.report.leaderboard import leaderboards, with_ratios
 from runners.report.render import Table
 from runners.report.statistics import quality
 from tests.runners.report.made import rows, train
 
 
-def only(*records) -> Table:
+def only(*records: Record) -> Table:
     (table,) = leaderboards(quality(rows(list(records))))
     return table
 
