@@ -1,0 +1,207 @@
+"""Books as streams of token numbers, tokenised once and then kept.
+
+The text is taken as it is, and its line breaks are tokens like any other; one `<|endoftext|>` ends
+each book. Departs from CAB, whose recipe adds a symbol at the end of every hard-wrapped line, and
+counts it in the perplexity.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tasks.cab.stories import write_books
+from tasks.tokenizer import published_tokenizer, train_byte_bpe
+
+SPLITS = ("train", "validation", "test")
+END_OF_BOOK = "<|endoftext|>"
+BOOKS_AT_ONCE = 16
+"""Tokenised side by side."""
+FORMAT = 1
+"""Of the kept streams; another number leaves the old ones aside."""
+GENERATED = {"train": 1500, "validation": 60, "test": 60}
+"""Books; the same for every seed."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The books of a split, one after the other.
+
+    Attributes:
+        tokens: Token numbers (tokens,).
+        num_books: How many.
+        num_bytes: Of their text as UTF-8.
+    """
+
+    tokens: np.ndarray
+    num_books: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Library:
+    """The three splits, and the size of the vocabulary."""
+
+    train: Stream
+    validation: Stream
+    test: Stream
+    vocab_size: int
+
+
+def generate(*, vocab_size: int, cache_dir: str | None = None) -> Library:
+    """Small generated books; see `tasks.cab.stories`, and `read` for the arguments."""
+    texts = {
+        split: write_books(num_books, words_per_book=4, book_len=100, seed=seed)
+        for seed, (split, num_books) in enumerate(GENERATED.items())
+    }
+    tokenizer = make_tokenizer(texts["train"], None, vocab_size, _cache(cache_dir) / "tokenizers")
+    streams = {}
+    for split in SPLITS:
+        counted = _Counted(texts[split])
+        tokens = np.concatenate(list(encode(counted, tokenizer)))
+        streams[split] = Stream(tokens, counted.num_books, counted.num_bytes)
+    return Library(**streams, vocab_size=tokenizer.get_vocab_size())
+
+
+def read(
+    source: str, *, tokenizer: str | None, vocab_size: int, cache_dir: str | None = None
+) -> Library:
+    """PG-19, or books in its form. What has been tokenised before is mapped from the cache.
+
+    Args:
+        source: See `tasks.cab.pg19.find`.
+        tokenizer: See `make_tokenizer`, as `vocab_size`.
+        cache_dir: Where the streams are kept, under a hash of the books and the tokenizer; None for
+            `attnbench` in the cache of Hugging Face (HF_HOME).
+
+    Raises:
+        ValueError: If the books or the tokenizer cannot be had, or a split has no text.
+    """
+    # Here: `datasets` takes longer to import than a generated run to prepare.
+    from tasks.cab.pg19 import find
+
+    books, cache = find(source), _cache(cache_dir)
+    settings = [FORMAT, books.digest(), tokenizer or vocab_size, _digest_of_file(tokenizer)]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+    folder = cache / "books" / key
+    if not folder.exists():
+        texts = {split: books.texts(split) for split in SPLITS}
+        made = make_tokenizer(texts["train"], tokenizer, vocab_size, cache / "tokenizers")
+        _publish(folder, lambda draft: _write(texts, made, draft))
+    about = json.loads((folder / "about.json").read_text())
+    streams = {
+        split: Stream(np.load(folder / f"{split}.npy", mmap_mode="r"), **about[split])
+        for split in SPLITS
+    }
+    return Library(**streams, vocab_size=about["vocab_size"])
+
+
+def make_tokenizer(
+    texts: Iterable[str], name: str | None, vocab_size: int, cache: Path
+) -> Tokenizer:
+    """The tokenizer called `name`, or byte-level BPE fitted to `texts`, the training books.
+
+    Args:
+        texts: Read more than once.
+        name: One of the hub, for example `openai-community/gpt2`, or the path of a tokenizer.json;
+            None to train one.
+        vocab_size: Of the one that is trained.
+        cache: Where that one is kept.
+    """
+    if name is not None:
+        return published_tokenizer(name, special_tokens=[END_OF_BOOK])
+    return train_byte_bpe(texts, vocab_size=vocab_size, special_tokens=[END_OF_BOOK], cache=cache)
+
+
+def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The tokens of each book, int64, with the mark at its end."""
+    end = tokenizer.token_to_id(END_OF_BOOK)
+    books: list[str] = []
+
+    def flush() -> Iterator[np.ndarray]:
+        for encoding in tokenizer.encode_batch_fast(books, add_special_tokens=False):
+            yield np.array([*encoding.ids, end])
+        books.clear()
+
+    for text in texts:
+        books.append(text)
+        if len(books) == BOOKS_AT_ONCE:
+            yield from flush()
+    yield from flush()
+
+
+class _Counted:
+    """Counts the books that pass through, and their bytes."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = texts
+        self.num_books = self.num_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            self.num_books += 1
+            self.num_bytes += len(text.encode())
+            yield text
+
+
+def _cache(cache_dir: str | None) -> Path:
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(cache_dir).expanduser() if cache_dir else Path(HF_HOME) / "attnbench"
+
+
+def _digest_of_file(tokenizer: str | None) -> str | None:
+    if tokenizer is None or not Path(tokenizer).is_file():
+        return None
+    return hashlib.sha256(Path(tokenizer).read_bytes()).hexdigest()
+
+
+def _publish(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a draft that then becomes `folder`, all at once.
+
+    Two processes may do it at once: the first wins, and the other's draft, which is the same, goes.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write(draft)
+        try:
+            os.rename(draft, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(texts: Mapping[str, Iterable[str]], tokenizer: Tokenizer, folder: Path) -> None:
+    about: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size()}
+    for split in SPLITS:
+        counted = _Counted(texts[split])
+        with (folder / f"{split}.npy").open("wb") as file:
+            _write_stream(encode(counted, tokenizer), about["vocab_size"], file)
+        if not counted.num_bytes:
+            raise ValueError(f"the {split} books are empty: they have no text")
+        about[split] = {"num_books": counted.num_books, "num_bytes": counted.num_bytes}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def _write_stream(books: Iterable[np.ndarray], vocab_size: int, file: BinaryIO) -> None:
+    """One .npy array of all books, which need not fit into memory together."""
+    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+    header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False}
+    np.lib.format.write_array_header_1_0(file, header | {"shape": (0,)})
+    num_tokens = 0
+    for tokens in books:
+        file.write(tokens.astype(dtype).tobytes())
+        num_tokens += len(tokens)
+    file.seek(0)  # numpy's header has room for any length
+    np.lib.format.write_array_header_1_0(file, header | {"shape": (num_tokens,)})
