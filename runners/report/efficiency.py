@@ -64,19 +64,21 @@ def cab_fit(
     a, b, c = np.polyfit(x[of_v], v[of_v], 2)
     d, f = np.polyfit(x[of_e], e[of_e], 1)
     return Fit(
-        length=_larger_root(a, b - d, c - f, x[-1]),
+        length=_larger_root(a, b - d, c - f, x[-1], 1e-9 * np.nanmax([v, e])),
         r2_baseline=_r2(v[of_v], np.polyval([a, b, c], x[of_v])),
         r2_mechanism=_r2(e[of_e], np.polyval([d, f], x[of_e])),
     )
 
 
-def _larger_root(a: float, b: float, c: float, longest: float) -> float:
-    """Where a L^2 + b L + c, baseline less mechanism, last turns positive."""
-    scale = max(abs(b) * longest, abs(c))
-    if abs(a) * longest**2 < 1e-9 * scale:  # rounding left of a baseline that is no quadratic
-        if b <= 0:
-            return ALWAYS if b == 0 and c > 0 else NEVER
-        return float(max(-c / b, ALWAYS))
+def _larger_root(a: float, b: float, c: float, longest: float, rounding: float) -> float:
+    """Where a L^2 + b L + c, baseline less mechanism, last turns positive.
+
+    Terms that stay within `rounding` up to the longest length are rounding errors of the fit.
+    """
+    if abs(a) * longest**2 < rounding:  # a baseline that is a line
+        if abs(b) * longest < rounding:
+            return ALWAYS if c > rounding else NEVER
+        return NEVER if b < 0 else float(max(-c / b, ALWAYS))
     if a < 0:
         return NEVER
     discriminant = b**2 - 4 * a * c
