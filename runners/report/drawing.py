@@ -151,7 +151,7 @@ def band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: Style
 
 def legend_width(rows: Iterable[Row]) -> float:
     """The room that a legend needs to the right of the panels."""
-    return 0.65 + CHARACTER * max(len(row_name(*row)) for row in rows)
+    return 0.85 + CHARACTER * max(len(row_name(*row)) for row in rows)
 
 
 def legend(figure: Figure, rows: Iterable[Row], looks: dict[Row, Style]) -> None:

@@ -35,6 +35,8 @@ def own_tables(scores: pd.DataFrame) -> list[Table]:
         scores: From `quality`.
     """
     own = own_scores(scores[scores["n"] > 0])
+    if own.empty:
+        return []
     population = own_constants(own)
     logarithmic = own_constants(in_logarithms(own))
     tables = [
@@ -57,6 +59,8 @@ def cab_tables(rows: pd.DataFrame, scores: pd.DataFrame) -> list[Table]:
     ours = in_cab_names(rows, scores)
     ours = ours[ours["mark"].eq("") & (ours["n"] > 0)]
     ours = ours.rename(columns={"mean": "value"})[SCORES]
+    if ours.empty:
+        return []
     scored = task_indices(ours, cab_constants()).dropna(subset="index")
     lines = scored[["pattern", *ROW]].drop_duplicates()
     both = pd.concat(

@@ -72,10 +72,11 @@ class Plotter:
 
     def _costs(self, curves: pd.DataFrame, name: str, suffix: str) -> Plot:
         patterns = known_patterns(curves)
+        quantities = [quantity for quantity in QUANTITIES if quantity in set(curves["quantity"])]
         figure, grid = drawing.panels(
-            len(QUANTITIES), len(patterns), 2.3, 1.9, right=_legend_width(curves), shared=True
+            len(quantities), len(patterns), 2.3, 1.9, right=_legend_width(curves), shared=True
         )
-        for i, quantity in enumerate(QUANTITIES):
+        for i, quantity in enumerate(quantities):
             for j, pattern in enumerate(patterns):
                 is_here = curves["pattern"].eq(pattern) & curves["quantity"].eq(quantity)
                 self._cost_panel(grid[i, j], curves[is_here])
@@ -84,6 +85,7 @@ class Plotter:
         for j, pattern in enumerate(patterns):
             grid[0, j].set_title(_reads(pattern))
             grid[-1, j].set_xlabel("sequence length (tokens)")
+            drawing.length_axis(grid[-1, j], curves["seq_len"].unique())
         first = curves.iloc[0]
         where = ", ".join(filter(None, (first["device"], first["dtype"], first["setting"])))
         drawing.title(figure, f"{PASSES[name]}  ({where})")
@@ -99,7 +101,6 @@ class Plotter:
             if half.any():
                 drawing.band(axes, x, np.maximum(y - half, y / 10), y + half, style)
             self._tell_end(axes, curve, style)
-        drawing.length_axis(axes, curves["seq_len"].unique())
 
     def _tell_end(self, axes: Axes, curve: pd.DataFrame, style: Style) -> None:
         """Say why a curve ends before the others: `oom` or `timeout`."""
