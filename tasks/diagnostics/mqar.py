@@ -169,8 +169,9 @@ class MqarData(TaskData):
 
     @property
     def dataset(self) -> str:
-        """Its name; the benchmark itself is generated."""
-        return "MQAR"
+        """Its name with length and pairs; the benchmark itself is generated."""
+        pairs = "+".join(str(pairs) for pairs in self.num_pairs)
+        return f"MQAR-L{self.seq_len}-N{pairs}"
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -112,6 +112,11 @@ def test_the_seed_moves_the_training_rows_only() -> None:
     assert not torch.equal(one.test.tokens, one.validation.tokens)
 
 
+def test_the_data_set_is_named_after_its_length_and_pairs() -> None:
+    assert data().dataset == "MQAR-L32-N4"
+    assert data(num_pairs=[2, 4]).dataset == "MQAR-L32-N2+4"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
