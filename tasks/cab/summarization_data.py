@@ -74,6 +74,11 @@ class Ragged:
         """From rows (rows, length) and what to leave out of them, bool (rows, length)."""
         return cls(tokens[~is_gap].int(), (~is_gap).sum(dim=1).cumsum(dim=0))
 
+    def first(self, num_rows: int) -> "Ragged":
+        """The first rows."""
+        ends = self.ends[:num_rows]
+        return Ragged(self.tokens[: ends[-1]], ends)
+
     def padded(self, rows: Tensor, fill: int) -> tuple[Tensor, Tensor]:
         """The given rows as int64 (B, longest), and bool (B, longest), True for padding."""
         ends = self.ends[rows]
@@ -103,6 +108,7 @@ class Documents:
     ) -> None:
         self.sources = sources
         self.targets = targets
+        self.tokenizer = tokenizer
         self.summaries = summaries
         self.begin, self.pad, _ = mark_numbers(tokenizer)
 
@@ -123,6 +129,11 @@ class Documents:
             labels.masked_fill(target_padding, IGNORED),
             [] if summaries is None else [summaries[int(row)] for row in rows],
         )
+
+    def first(self, num_rows: int) -> "Documents":
+        """The first rows."""
+        sources, targets = self.sources.first(num_rows), self.targets.first(num_rows)
+        return Documents(sources, targets, self.tokenizer, self.summaries)
 
 
 class SummarizationData(TaskData):
@@ -194,10 +205,10 @@ class SummarizationData(TaskData):
         """Read or generate all splits, once."""
         if self.tokenizer is None:
             splits = self._generated() if self.source == "generated" else self._read()
-            self.train, self.validation, self.test = splits
+            self.train, self.validation, test = splits
+            self.test = test if self.max_test_items is None else test.first(self.max_test_items)
 
     def _generated(self) -> list[Documents]:
-        self.tokenizer = tokenizer = generated_tokenizer()
         longest = HEADLINE + 2 * MAX_TOPICS + 1, 2 * HEADLINE + 1
         if self.max_source_len < longest[0] or self.max_target_len < longest[1]:
             raise ValueError(
@@ -205,13 +216,13 @@ class SummarizationData(TaskData):
                 f"got max_source_len {self.max_source_len} and max_target_len "
                 f"{self.max_target_len}"
             )
+        self.tokenizer = tokenizer = generated_tokenizer()
         splits = []
-        num_test = min(self.max_test_items or EVAL_ROWS, EVAL_ROWS)
         # The evaluation rows are the same for every seed, and never those of training.
-        for num_rows, seed in (self.num_train, self.seed + 2), (EVAL_ROWS, 0), (num_test, 1):
+        for num_rows, seed in (self.num_train, self.seed + 2), (EVAL_ROWS, 0), (EVAL_ROWS, 1):
             sources, targets = generate(num_rows, seed)
             texts = tokenizer.decode_batch(targets.tokens.view(num_rows, -1).tolist())
-            splits.append(Documents(sources, targets, tokenizer, texts if seed < 2 else None))
+            splits.append(Documents(sources, targets, tokenizer, texts if splits else None))
         return splits
 
     def _read(self) -> list[Documents]:
@@ -220,9 +231,6 @@ class SummarizationData(TaskData):
 
         splits = multi_news.read(self.source)
         self.is_complete = len(splits["train"]) == multi_news.OFFICIAL_TRAIN_ROWS
-        if self.max_test_items is not None:
-            num_test = min(self.max_test_items, len(splits["test"]))
-            splits["test"] = splits["test"].select(range(num_test))
         if self.tokenizer_name is None:
             texts = multi_news.texts(splits["train"])
             tokenizer = train_byte_bpe(texts, vocab_size=self.vocab_size, special_tokens=SPECIAL)

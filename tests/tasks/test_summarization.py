@@ -89,6 +89,13 @@ def test_evaluation_rows_are_those_of_every_seed_and_training_rows_are_not() -> 
     assert not torch.equal(one.train[rows].labels, other.train[rows].labels)
 
 
+def test_limited_test_rows_are_the_first(data: SummarizationData) -> None:
+    few = build_data(TINY, max_test_items=7)
+    assert len(few.test) == 7
+    for some, all_ in zip(few.test[torch.arange(7)], data.test[torch.arange(7)], strict=True):
+        assert some == all_ if isinstance(some, list) else some is all_ or torch.equal(some, all_)
+
+
 @settings(deadline=None, max_examples=50)
 @given(rows=st.lists(st.lists(st.integers(3, 9), min_size=1, max_size=6), min_size=1, max_size=8))
 def test_rows_of_any_length_come_back_padded(rows: list[list[int]]) -> None:
