@@ -279,6 +279,16 @@ class Attention(nn.Module):
         query = torch.empty(batch_size, 1, self.embed_dim, device="meta")
         self._check_inputs(query, context, None, key_padding_mask)
 
+    def _check_step(self, query: Tensor) -> None:
+        self._check_sequence("query", query)
+        if query.shape[1] != 1:
+            self._fail(f"a step takes one token, got {query.shape[1]}")
+
+    def _check_prefill(self, query: Tensor, state: State) -> None:
+        self._check_sequence("query", query)
+        if state.position:
+            self._fail(f"prefill starts from position 0, got a state at {state.position}")
+
 
 class MultiHeadAttention(Attention):
     """Attention with query, key, value and output projections; a mechanism writes `mix`.
@@ -380,9 +390,7 @@ class MultiHeadAttention(Attention):
     @torch.no_grad()
     def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Attention.step`."""
-        self._check_sequence("query", query)
-        if query.shape[1] != 1:
-            self._fail(f"a step takes one token, got {query.shape[1]}")
+        self._check_step(query)
         memory, position = state.tensors, state.position
         q = self._heads(self.q_proj, query)
         if not self.pattern.is_cross:
@@ -396,9 +404,7 @@ class MultiHeadAttention(Attention):
     @torch.no_grad()
     def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Attention.prefill`."""
-        self._check_sequence("query", query)
-        if state.position:
-            self._fail(f"prefill starts from position 0, got a state at {state.position}")
+        self._check_prefill(query, state)
         q, memory = self._heads(self.q_proj, query), state.tensors
         if self.pattern.is_cross:
             with self._precision(q):

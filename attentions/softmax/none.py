@@ -38,8 +38,10 @@ class NoAttention(Attention):
 
     def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """Zeros of the query's shape (B, 1, E)."""
+        self._check_step(query)
         return torch.zeros_like(query), State(state.position + 1)
 
     def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """Zeros of the query's shape (B, M, E)."""
+        self._check_prefill(query, state)
         return torch.zeros_like(query), State(query.shape[1])
