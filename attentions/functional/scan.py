@@ -91,3 +91,16 @@ def decay_between(to: Tensor, since: Tensor, *, diagonal: int = 0) -> Tensor:
     # Masked before the exponential, which would overflow there, and its gradient with it.
     gap = to[..., :, None] - since[..., None, :]
     return gap.masked_fill(later.triu(diagonal + 1), -torch.inf).exp()
+
+
+def running_max(x: Tensor, dim: int) -> Tensor:
+    """The largest of x so far, without gradient; finite, also where all so far was -inf."""
+    return x.detach().cummax(dim=dim).values.clamp(min=-1e30)
+
+
+def stabiliser_decay(top: Tensor) -> Tensor:
+    """The log decay of sums that are kept relative to a running maximum (..., L)."""
+    before = F.pad(top[..., :-1], (1, 0))
+    # At most 0 at the first position, before which there is nothing; and never so low that the sum
+    # of decays over a chunk could not tell later ones apart. exp(-100) is zero beside 1.
+    return (before - top).clamp(min=-100.0, max=0.0)
