@@ -62,13 +62,13 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 
 def inputs(
-    pattern: Pattern, length: int, *, batch_size: int = 2, seed: int = 1
+    pattern: Pattern, length: int, *, batch_size: int = 2, seed: int = 1, scale: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
     """A query of `length`, and in the cross patterns a context a little longer than half of it."""
-    query = draw(seed, batch_size, length, EMBED_DIM)
+    query = scale * draw(seed, batch_size, length, EMBED_DIM)
     if not pattern.is_cross:
         return query, None
-    return query, draw(seed + 1, batch_size, length // 2 + 3, EMBED_DIM)
+    return query, scale * draw(seed + 1, batch_size, length // 2 + 3, EMBED_DIM)
 
 
 def holes(seed: int, batch_size: int, length: int) -> Tensor:

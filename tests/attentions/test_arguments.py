@@ -1,0 +1,86 @@
+"""Bad arguments: each refused at the door, with what was wrong and what was expected."""
+
+import re
+
+import pytest
+import torch
+
+from attentions import registry
+from attentions.base import Pattern, UnsupportedPattern
+from tests.attentions.claims import EMBED_DIM, build, each, each_claim, each_name, inputs
+
+UNCLAIMED = [
+    (name, pattern)
+    for name in registry.names()
+    for pattern in Pattern
+    if pattern not in registry.mechanism(registry.load(name)["_target_"]).patterns
+]
+
+
+@each(UNCLAIMED)
+def test_an_unclaimed_pattern_is_refused_with_a_reason(name: str, pattern: Pattern) -> None:
+    reason = registry.mechanism(registry.load(name)["_target_"]).refuses[pattern]
+    with pytest.raises(UnsupportedPattern, match=rf"has no {pattern} \({re.escape(reason)}\)"):
+        build(name, pattern)
+
+
+@each_name
+def test_a_misspelt_setting_is_refused(name: str) -> None:
+    config = registry.load(name)
+    config["misspelt"] = 3
+    with pytest.raises(ValueError, match=f"{config['_target_']}: .*misspelt"):
+        registry.factory(config)(EMBED_DIM, 2, first_claim(name), max_len=8)
+
+
+@each_name
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_heads": 3}, "num_heads must divide embed_dim, got 3 and 16"),
+        ({"num_heads": 0}, "must be positive, got 16 and 0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"max_len": 0}, "max_len must be positive, got 0"),
+    ],
+)
+def test_bad_common_settings_are_refused(
+    name: str, settings: dict[str, float], message: str
+) -> None:
+    arguments = {"embed_dim": EMBED_DIM, "num_heads": 2, "max_len": 8} | settings
+    with pytest.raises(ValueError, match=message):
+        registry.factory(registry.load(name))(**arguments, pattern=first_claim(name))
+
+
+def first_claim(name: str) -> Pattern:
+    claimed = registry.mechanism(registry.load(name)["_target_"]).patterns
+    return next(pattern for pattern in Pattern if pattern in claimed)
+
+
+@each_claim
+def test_bad_inputs_are_refused(name: str, pattern: Pattern) -> None:
+    attention = build(name, pattern)
+    query, context = inputs(pattern, 6)
+    keys = query if context is None else context
+
+    def refused(message: str) -> "pytest.RaisesExc[ValueError]":
+        return pytest.raises(ValueError, match=f"{type(attention).__name__}: {message}")
+
+    with refused(r"query must be \(batch, length, embed_dim = 16\), got \(2, 6, 15\)"):
+        attention(query[..., :-1], context)
+    with refused(r"query must be .* got \(6, 16\)"):
+        attention(query[0], context)
+    with refused("query must have at least one position"):
+        attention(query[:, :0], context)
+    with refused("query_padding_mask must be bool with True for padding, got torch.float32"):
+        attention(query, context, query_padding_mask=torch.zeros(2, 6))
+    with refused(r"query_padding_mask must be \(batch, query length\) = \(2, 6\), got \(2, 5\)"):
+        attention(query, context, query_padding_mask=torch.zeros(2, 5, dtype=torch.bool))
+    with refused(rf"key_padding_mask must be .* = \(2, {keys.shape[1]}\), got \(2, 99\)"):
+        attention(query, context, key_padding_mask=torch.zeros(2, 99, dtype=torch.bool))
+    if context is None:
+        with refused(f"{pattern} takes no context"):
+            attention(query, query)
+    else:
+        with refused(f"{pattern} needs a context, got None"):
+            attention(query)
+        with refused("context must have the query's batch size 2, got 1"):
+            attention(query, context[:1])
