@@ -9,11 +9,13 @@ import statistics
 import tempfile
 import time
 import warnings
+from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from attentions.registry import CONF, factory
 from runners.train import History, quiet_lightning
@@ -38,14 +40,14 @@ def build(overrides: list[str]) -> tuple[Task, TaskData]:
 
 def by_hand(task: Task, data: TaskData) -> float:
     task.trainer = Trainer(max_steps=STEPS, accelerator="cpu", **quiet_lightning())
-    (optimizer,), (scheduling,) = task.configure_optimizers()
+    (optimizer,), (scheduling,) = cast(Any, task.configure_optimizers())
     scheduler = scheduling["scheduler"]
     task.train()
     start = time.process_time()
     for step, batch in enumerate(data.train_dataloader()):
         if step == STEPS:
             break
-        loss = task.training_step(batch, step)
+        loss = cast(Tensor, task.training_step(batch, step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
