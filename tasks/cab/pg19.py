@@ -17,7 +17,6 @@ from datasets import load_dataset, load_dataset_builder
 HUB = "emozilla/pg19"
 """A copy in parquet: `deepmind/pg19` is a loading script, which `datasets` no longer runs."""
 SPLITS = ("train", "validation", "test")
-OFFICIAL_TRAIN_BOOKS = 28_602
 
 
 class Books(Protocol):
