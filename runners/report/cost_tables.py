@@ -102,13 +102,14 @@ def _fits(found: list[Efficiency]) -> Table:
         if one.key["pattern"] == pattern
     }
     columns = list(dict.fromkeys(column for _, column in cells))
-    printed = read("efficiency_length").set_index(["attention", "quantity"])["efficiency_length"]
+    lengths = read("efficiency_length").set_index(["attention", "quantity"])["efficiency_length"]
+    printed = {key: f"{length:,}" for key, length in lengths.items()}
     theirs = QUANTITIES if any(o.key["pattern"] == "noncausal_self" for o in found) else {}
     lines = [
         [
             name,
             *(cells.get((name, column), NOT_RUN) for column in columns),
-            *(f"{printed.get((attention, of), NOT_RUN)}" for of in theirs.values()),
+            *(printed.get((attention, of), NOT_RUN) for of in theirs.values()),
         ]
         for name, attention in sorted({(_name(one), one.key["attention"]) for one in found})
     ]

@@ -26,6 +26,7 @@ NUMBERS = 1.3
 LONGEST = 1.6
 """How far beyond the longest bar an interval is drawn; past that it leaves the picture."""
 COST_AXES = {"time": "time per call (ms)", "memory": "peak memory (MiB)"}
+SCATTER = "the median plus and minus half of the interquartile range"
 BAND = "Bands: range over seeds."
 
 
@@ -89,7 +90,7 @@ class Plotter:
         first = curves.iloc[0]
         where = ", ".join(filter(None, (first["device"], first["dtype"], first["setting"])))
         drawing.title(figure, f"{PASSES[name]}  ({where})")
-        caption = f"{PASSES[name].capitalize()} over length ({where}). Bands: interquartile range."
+        caption = f"{PASSES[name].capitalize()} over length ({where}). Bands: {SCATTER}."
         return self._finish(figure, curves, f"cost_{name}{suffix}", caption)
 
     def _cost_panel(self, axes: Axes, curves: pd.DataFrame) -> None:
@@ -210,14 +211,22 @@ class Plotter:
         plots = []
         for pattern in known_patterns(curves):
             own = curves[curves["pattern"] == pattern]
-            tasks = list(own.groupby([*TASK, "metric"], sort=False))
+            tasks = list(own.groupby([*TASK, "metric"]))
+            num_columns = min(len(tasks), 3)
             figure, grid = drawing.panels(
-                1, len(tasks), 2.8, 2.1, right=_legend_width(own), between=0.75
+                *(math.ceil(len(tasks) / num_columns), num_columns),
+                *(2.8, 2.1),
+                right=_legend_width(own),
+                between=0.75,
+                above=0.9,
+                top=0.8,
             )
-            for axes, (key, curve) in zip(grid[0], tasks, strict=True):
+            for axes in grid.flat[len(tasks) :]:
+                axes.remove()
+            for axes, (key, curve) in zip(grid.flat, tasks, strict=False):
                 _, task, dataset, task_setting, _, metric = map(str, key)
                 self._curve_panel(axes, curve, "step")
-                axes.set_title(task_name(task, dataset, task_setting), loc="left")
+                axes.set_title(f"{task}\n{task_name('', dataset, task_setting)}", loc="left")
                 axes.set_ylabel(f"{metric} {ARROWS.get(curve['direction'].iloc[0], '')}")
                 axes.set_xlabel("training step")
             drawing.title(figure, f"learning curves, {_reads(pattern)}")

@@ -1,5 +1,6 @@
 """A table for people in Markdown, LaTeX and on the terminal, and its numbers as CSV."""
 
+import textwrap
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,9 +118,10 @@ class Table:
             console.print(table)
 
     def _heading(self, j: int) -> str:
-        """A heading in several lines, since the words of a task are wider than its numbers."""
+        """A heading in several lines where the words of a task are wider than its numbers."""
         group, _, name = self.header[j].rpartition("|")
-        return "\n".join([*group.split(), name])
+        width = max(len(text) for text in (name, *group.split(), *(line[j] for line in self.lines)))
+        return "\n".join([*textwrap.wrap(group, max(width, 1), break_on_hyphens=False), name])
 
     def _parts(self, width: int) -> list[list[int]]:
         """The columns in parts that fit the terminal, each with the first column."""

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str | Path], out: Path | None = None) -> int:
 def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write the report of result folders, print its leaderboards, and return its page.
 
+    Where no task was trained, the efficiency lengths are printed instead.
+
     Raises:
         NoRecords: If a folder has no records.
         OSError: If the report cannot be written.
@@ -66,7 +68,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     figures = _figures(out / FIGURES, rows, scores, measured)
     page = out / "report.md"
     page.write_text(_page(collection, sections, figures))
-    _show(collection, sections["Leaderboards"], page)
+    efficiency = [table for table in sections["Cost"] if table.name.startswith("efficiency_")]
+    _show(collection, sections["Leaderboards"] or efficiency, page)
     return page
 
 
