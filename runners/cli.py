@@ -94,6 +94,8 @@ def _run(command: str, arguments: list[str]) -> int:
                 raise
             errors.append(error)  # past Hydra, which would print about it first
 
+    # The bars of the data library would run through a sweep's display.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # Hydra would print its own errors and exit; with this it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.path.insert(0, os.getcwd())  # an attention of the user's own, by import path
