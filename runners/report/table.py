@@ -35,13 +35,16 @@ PATTERNS = {
 
 LABELS = (
     *("suite", "task", "dataset", "backbone", "attention", "pattern"),
-    *("world_size", "device", "dtype", "seed"),
+    *("world_size", "num_threads", "device", "dtype", "seed"),
 )
-PLACE = ("device", "dtype", "world_size")
+PLACE = ("device", "dtype", "world_size", "num_threads")
 """Where a run took place; its labels say so, its settings only what was asked for."""
+SPEED_EFFORT = ("seq_lens", "passes", "min_run_time_s", "max_call_s")
+"""How much `attnbench speed` measures: nothing that changes a cost."""
 COLUMNS = (
     *("suite", "task", "dataset", "task_setting", "backbone", "attention", "variant", "setting"),
-    *("pattern", "seq_len", "world_size", "device", "dtype", "seed", "metric", "value", "unit"),
+    *("pattern", "seq_len", "world_size", "num_threads", "device", "dtype", "seed"),
+    *("metric", "value", "unit"),
     *("direction", "split", "step", "is_baseline", "status", "error", "comment", "monitor"),
     *("run_id", "command", "git_commit", "started_at", "duration_s", "data_settings"),
 )
@@ -293,8 +296,8 @@ def _is_seed(key: str) -> bool:
 def _is_free(key: str, record: Record) -> bool:
     """Whether runs may differ in this and still be one and the same measurement, repeated."""
     head = key.split(".", 1)[0]
-    is_length = record.command == "speed" and key.rsplit(".", 1)[-1] in ("seq_len", "seq_lens")
-    return _is_seed(key) or head in ("run", "pattern") or key in PLACE or is_length
+    is_effort = record.command == "speed" and key in SPEED_EFFORT
+    return _is_seed(key) or head in ("run", "pattern") or key in PLACE or is_effort
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

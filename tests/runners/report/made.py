@@ -90,9 +90,12 @@ def speed(
     pattern: str = "noncausal_self",
     seed: int = 0,
     comment: str = "",
+    settings: Mapping[str, Any] | None = None,
+    num_threads: int = 1,
 ) -> Record:
     """A speed run: cost by metric (`forward_time`) and length, of the mechanism and of softmax."""
     config = {"attention": {"_target_": attention}, "pattern": pattern, "seed": seed}
+    config |= dict(settings or {})
     measurements = [
         Measurement(
             metric,
@@ -114,7 +117,7 @@ def speed(
         status=Status.OK,
         config=config,
         environment={"git_commit": "0" * 40},
-        labels=labels | {"device": "cpu", "dtype": "float32"},
+        labels=labels | {"device": "cpu", "dtype": "float32", "num_threads": num_threads},
         measurements=tuple(measurements),
     )
 

@@ -105,6 +105,17 @@ def test_devices_that_differ_are_told_apart() -> None:
     assert sorted(rows(one, other)["setting"]) == ["device=cpu", "device=cuda"]
 
 
+def test_how_much_is_measured_does_not_change_a_cost_but_threads_do() -> None:
+    times = {"forward_time": {256: 1.0}}
+    made = [
+        speed("abc", times, times, settings={"seq_lens": lengths, "width": width})
+        for lengths, width in (([256], 1), ([512], 1), ([256], 2))
+    ]
+    assert sorted(set(rows(made)["setting"])) == ["width=1", "width=2"]
+    threads = [speed("abc", times, times, num_threads=n, seed=n) for n in (1, 2)]
+    assert sorted(set(rows(threads)["setting"])) == ["num_threads=1", "num_threads=2"]
+
+
 def test_an_unreadable_record_is_named_and_left_out(tmp_path: Path) -> None:
     folder(tmp_path, train("abc", {"accuracy": 1.0}))
     (tmp_path / "runs" / "broken.json").write_text('{"run_id": ')
