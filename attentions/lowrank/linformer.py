@@ -1,0 +1,99 @@
+"""Linformer: keys and values projected along the sequence, to a fixed number of them.
+
+Source: Wang et al., "Linformer: Self-Attention with Linear Complexity", 2020, arXiv:2006.04768,
+section 4. E and F are shared by the heads (the paper's headwise sharing).
+Departs from it: a shorter sequence uses the first columns of E and F, and padding counts as zero.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attentions.base import MultiHeadAttention, Pattern
+
+
+class LinformerAttention(MultiHeadAttention):
+    """softmax(Q (E K)^T / sqrt D) F V with learned E and F of (proj_len, max_len).
+
+    Needs `max_len`, and refuses longer keys; in the cross patterns queries may be longer.
+
+    Args:
+        proj_len: Projected keys and values, the k of the paper.
+        share_key_value: Whether one matrix serves as E and F (the paper's key-value sharing).
+    """
+
+    patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS})
+    refuses: ClassVar = {
+        Pattern.CAUSAL_SELF: "each projected key mixes all positions: a later one would leak"
+    }
+    drops_weights = True
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        proj_len: int,
+        share_key_value: bool,
+        **common: Any,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, pattern, **common)
+        if proj_len < 1:
+            self._fail(f"proj_len must be positive, got {proj_len}")
+        if self.max_len is None:
+            self._fail("needs max_len, the columns of its projections, got None")
+        self.key_proj_len = self._length_projection(proj_len)
+        # None, not the same matrix again: a state_dict would hold it under both names.
+        self.value_proj_len = None if share_key_value else self._length_projection(proj_len)
+
+    def _length_projection(self, proj_len: int) -> nn.Parameter:
+        assert self.max_len is not None
+        weight = nn.Parameter(torch.empty(proj_len, self.max_len))
+        nn.init.xavier_uniform_(weight, gain=2**-0.5)  # the authors' code
+        return weight
+
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See `MultiHeadAttention.mix`."""
+        projected = self.absorb({}, k, v, key_padding_mask=key_padding_mask)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, projected["k"], projected["v"], dropout_p=dropout)
+
+    def absorb(
+        self,
+        memory: Mapping[str, Tensor],
+        k: Tensor,
+        v: Tensor,
+        *,
+        position: int = 0,
+        key_padding_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Keep the projected keys and values (B, H, proj_len, D) of the whole context."""
+        length = k.shape[-2]
+        assert self.max_len is not None
+        if length > self.max_len:
+            what = "a context" if self.pattern.is_cross else "a sequence"
+            self._fail(f"{what} of length {length} is longer than max_len = {self.max_len}")
+        if key_padding_mask is not None:
+            padding = key_padding_mask[:, None, :, None]
+            k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
+        for_keys = self.key_proj_len[:, :length]
+        for_values = for_keys
+        if self.value_proj_len is not None:
+            for_values = self.value_proj_len[:, :length]
+        return {"k": for_keys @ k, "v": for_values @ v}
+
+    def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
+        """Softmax over the projected keys."""
+        return F.scaled_dot_product_attention(q, memory["k"], memory["v"])
