@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
@@ -102,7 +103,8 @@ def _measured(
     try:
         with _time_limit(run.config.run.timeout_s), _memory_limit(run.config.run.memory_gib):
             measure(run)
-    except Exception as reason:  # every way to fail ends in a row, with its reason
+    except Exception as raised:  # every way to fail ends in a row, with its reason
+        reason = _unwrapped(raised)
         status = status_of(reason)
         error = " ".join(str(reason).split()) or type(reason).__name__
         if status is Status.FAILED and not isinstance(reason, ValueError | OSError):
@@ -121,6 +123,12 @@ def _measured(
         started_at=started_at.isoformat(timespec="seconds"),
         duration_s=round(time.perf_counter() - start, 3),
     )
+
+
+def _unwrapped(reason: Exception) -> Exception:
+    """What a constructor raised, without what Hydra says of its own call of it."""
+    wrapped = isinstance(reason, InstantiationException)
+    return reason.__cause__ if wrapped and isinstance(reason.__cause__, Exception) else reason
 
 
 def status_of(reason: Exception) -> Status:

@@ -162,6 +162,7 @@ def test_a_mistake_is_one_line(
         (["pattern=causal_cross"], "unsupported", "task Toy has no causal_cross"),
         (["attention._target_=nowhere.Mine"], "failed", "cannot import the attention"),
         (["attention._target_=pathlib.Path"], "failed", "must be a subclass of"),
+        (["task.data.batch_size=0"], "failed", "failed: batch_size must be positive, got 0"),
         (["+attention.colour=red"], "failed", "unexpected keyword argument 'colour'"),
     ],
 )
