@@ -45,10 +45,11 @@ def block(name: str) -> int:
 
 def build(name: str, pattern: Pattern, **settings: Any) -> Attention:
     """A small module in float64 and evaluation mode; biases are drawn too, for they start at 0."""
-    config = {"max_len": MAX_LEN, **registry.load(name)}
-    cls = registry.mechanism(config.pop("_target_"))
-    config |= getattr(facts(name), "SETTINGS", {}) | settings
-    attention = cls(EMBED_DIM, NUM_HEADS, pattern, **config)
+    config = registry.load(name)
+    config.update({"max_len": MAX_LEN} | getattr(facts(name), "SETTINGS", {}) | settings)
+    embed_dim = config.pop("embed_dim", EMBED_DIM)
+    num_heads = config.pop("num_heads", NUM_HEADS)
+    attention = registry.factory(config)(embed_dim, num_heads, pattern)
     for parameter_name, parameter in attention.named_parameters():
         if parameter_name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
