@@ -8,6 +8,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Tests work on small tensors, and those of pytest-xdist share the cores: waiting threads cost more
+# than they bring, seven times the whole suite of the attentions on a busy machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
