@@ -80,14 +80,16 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
         if known is not None:
             progress.tell(identity, name, "skipped", known.status)
             return known
-        if progress.deaths(identity) > 1:
+        deaths = progress.deaths(identity)
+        if deaths > 1:
             error = "the worker process died twice in this run, perhaps for want of memory"
-            record = Record(identity, command, Status.FAILED, settings, environment(), labels)
-            record = Record(**{**vars(record), "error": error})
+            status, place = Status.FAILED, environment()
+            record = Record(identity, command, status, settings, place, labels, error=error)
         else:
-            progress.tell(identity, name, "started")
             run = Run(identity, config, store.folder / "checkpoints" / identity, labels)
-            record = _measured(command, measure, run, settings)
+            with _company(store, alone=deaths > 0):
+                progress.tell(identity, name, "started")
+                record = _measured(command, measure, run, settings)
         _write(store, record)
     progress.tell(identity, name, "ended", record.status, record.error)
     return record
@@ -176,6 +178,17 @@ def _sole(store: RecordStore, identity: str) -> Iterator[None]:
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _company(store: RecordStore, *, alone: bool) -> Iterator[None]:
+    """Let a run that died before run alone: when it dies again, no other is to blame.
+
+    The death of one worker takes the others of its pool with it, so the first says little.
+    """
+    with (store.folder / "locks" / "company").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
 
 
