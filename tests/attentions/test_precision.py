@@ -80,6 +80,7 @@ def one_claim_each() -> list[tuple[str, Pattern]]:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own use
 @each(one_claim_each())
 def test_compiled_is_the_same(name: str, pattern: Pattern) -> None:
+    torch._dynamo.reset()  # each mechanism would count as a recompilation of what all share
     attention = build(name, pattern).float()
     query, context = cast(inputs(pattern, block(name) + 3), torch.float32)
     # Traced forward and backward in one graph without breaks; what inductor then makes of the
