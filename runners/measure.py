@@ -32,10 +32,13 @@ class Call:
     Attributes:
         run: Is measured. What it returns lives on until its memory is known.
         prepare: Is called before every `run` and not measured: clears gradients, rewinds a state.
+        held_bytes: What `run` carries from call to call and has to hold, a decoding state: it
+            counts as memory of the call, though it lived before.
     """
 
     run: Callable[[], object]
     prepare: Callable[[], object] = _nothing
+    held_bytes: int = 0
 
 
 def time_in_turns(
@@ -69,14 +72,15 @@ def time_in_turns(
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
-    """The most bytes alive at once during one run, beyond those alive before it.
+    """The most bytes alive at once during one run, beyond those alive before it and not held.
 
     On CUDA these are the caching allocator's, on the CPU those of torch's allocator: tensors, and
     workspace that operators take as tensors. What a library takes from malloc is not seen.
     """
     call.prepare()
     with _no_garbage_collection():
-        return _cuda_peak(call, device) if device.type == "cuda" else _cpu_peak(call)
+        peak = _cuda_peak(call, device) if device.type == "cuda" else _cpu_peak(call)
+    return call.held_bytes + peak
 
 
 def _cuda_peak(call: Call, device: torch.device) -> int:
@@ -153,7 +157,7 @@ def costs(call: Call, device: torch.device) -> tuple[int, int]:
         with counter:
             return call.run()
 
-    return peak_memory(Call(counted, call.prepare), device), counter.get_total_flops()
+    return peak_memory(Call(counted, call.prepare, call.held_bytes), device), counter.get_total_flops()
 
 
 def _flop_counter() -> FlopCounterMode:

@@ -82,7 +82,7 @@ class Decoding:
 
     def call(self) -> Call:
         """One step for one token of each batch row."""
-        return Call(self._step, self._rewind)
+        return Call(self._step, self._rewind, self.state_bytes)
 
     def _step(self) -> State:
         spent = self.state  # returned, so that it is not freed while memory is being measured

@@ -198,6 +198,8 @@ def test_memory_is_what_the_call_adds() -> None:
         assert value(run, "weights_memory", n, "softmax") * 2**20 == 4 * (E * E + E) * 4
         assert value(run, "state_size", n, "softmax") == 2 * 2 * n * E * 4  # keys and values
         assert value(run, "state_size", n) == 0
+        beside_the_state = value(run, "decode_memory", n, "softmax") * 2**20 - 2 * 2 * n * E * 4
+        assert 0 < beside_the_state < 2 * 16 * E * 4  # projections of one token
 
 
 def test_dtype_sets_the_size_of_everything() -> None:
