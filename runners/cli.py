@@ -25,7 +25,7 @@ attnbench: a comprehensive attention benchmark
   attnbench verify OVERRIDES        prove or refute the claims of a mechanism
   attnbench train OVERRIDES         train one task with one mechanism in one pattern, and evaluate
   attnbench speed OVERRIDES         time, peak memory and FLOPs over sequence lengths
-  attnbench report FOLDER ...       tables, indices and plots of result folders
+  attnbench report FOLDER ...       tables, indices and plots of result folders [out=FOLDER]
 
 Overrides are Hydra's: attention=performer pattern=causal_self seed=0 attention.num_features=64.
 -m sweeps over every combination, side by side on all cores, and skips what is recorded already:
@@ -50,20 +50,32 @@ class UserError(Exception):
 def main() -> None:
     """Entry point of the console command."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return
+    status = 0
     try:
-        sys.exit(_dispatch(arguments[0], arguments[1:]))
+        if _wants_help(arguments):
+            print(HELP, end="")
+        else:
+            status = _dispatch(arguments[0], arguments[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("ATTNBENCH_DEBUG"):
             raise
         if not _is_mistake(error):
             raise
         print(f"attnbench: error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
+    sys.exit(status)
+
+
+def _wants_help(arguments: list[str]) -> bool:
+    """Whether to print this page; the commands that take overrides have Hydra's --help too."""
+    asked = {"-h", "--help"}
+    own = arguments[:1] in ([], ["help"]) or arguments[0] in asked
+    return own or (arguments[0] in ("list", "report") and not asked.isdisjoint(arguments))
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:

@@ -157,7 +157,9 @@ def costs(call: Call, device: torch.device) -> tuple[int, int]:
         with counter:
             return call.run()
 
-    return peak_memory(Call(counted, call.prepare, call.held_bytes), device), counter.get_total_flops()
+    return peak_memory(
+        Call(counted, call.prepare, call.held_bytes), device
+    ), counter.get_total_flops()
 
 
 def _flop_counter() -> FlopCounterMode:
