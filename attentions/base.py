@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attentions.functional.positions import rotate
+
 
 class Pattern(StrEnum):
     """What output position i may depend on: CAB's two axes, self or cross, noncausal or causal.
@@ -296,6 +298,10 @@ class MultiHeadAttention(Attention):
     For decoding, a mechanism also writes `absorb` (put keys and values into the memory) and
     `read` (answer queries from the memory). Causal cross absorbs the context once; causal self
     absorbs each token before it answers it.
+
+    Args:
+        rotary: Base of rotary positions (10,000 in their paper), by which q and k are turned; None
+            for none. For the mechanisms that have `takes_rotary`, in the self patterns.
     """
 
     drops_weights: ClassVar[bool] = False
@@ -303,9 +309,22 @@ class MultiHeadAttention(Attention):
     full_precision: ClassVar[bool] = False
     """Whether `mix`, `absorb` and `read` compute in float32 at least, whatever the inputs and
     autocast: for sums over many positions, which overflow float16 and stop growing in bfloat16."""
+    takes_rotary: ClassVar[bool] = False
+    """Whether q and k meet in dot products alone, so that both can be turned by their positions."""
 
-    def __init__(self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        rotary: float | None = None,
+        **common: Any,
+    ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
+        if rotary is not None:
+            self._check_rotary(rotary)
+        self.rotary = rotary
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
@@ -363,7 +382,7 @@ class MultiHeadAttention(Attention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Project, mix, and project back."""
-        q, (k, v) = self._heads(self.q_proj, query), self._keys_and_values(context)
+        q, (k, v) = self._queries(query), self._keys_and_values(context)
         with self._precision(q):
             mixed = self.mix(
                 q, k, v, query_padding_mask=query_padding_mask, key_padding_mask=key_padding_mask
@@ -392,9 +411,9 @@ class MultiHeadAttention(Attention):
         """See `Attention.step`."""
         self._check_step(query)
         memory, position = state.tensors, state.position
-        q = self._heads(self.q_proj, query)
+        q = self._queries(query, position)
         if not self.pattern.is_cross:
-            k, v = self._keys_and_values(query)
+            k, v = self._keys_and_values(query, position)
             with self._precision(k):
                 memory = self.absorb(memory, k, v, position=position)
         with self._precision(q):
@@ -405,7 +424,7 @@ class MultiHeadAttention(Attention):
     def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Attention.prefill`."""
         self._check_prefill(query, state)
-        q, memory = self._heads(self.q_proj, query), state.tensors
+        q, memory = self._queries(query), state.tensors
         if self.pattern.is_cross:
             with self._precision(q):
                 mixed = self.read(q, memory)
@@ -422,8 +441,17 @@ class MultiHeadAttention(Attention):
             heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
         return heads
 
-    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._heads(self.k_proj, x), self._heads(self.v_proj, x)
+    def _queries(self, x: Tensor, position: int = 0) -> Tensor:
+        return self._turned(self._heads(self.q_proj, x), position)
+
+    def _keys_and_values(self, x: Tensor, position: int = 0) -> tuple[Tensor, Tensor]:
+        return self._turned(self._heads(self.k_proj, x), position), self._heads(self.v_proj, x)
+
+    def _turned(self, x: Tensor, position: int) -> Tensor:
+        if self.rotary is None:
+            return x
+        positions = torch.arange(position, position + x.shape[-2], device=x.device)
+        return rotate(x, positions[None], self.rotary)
 
     def _precision(self, x: Tensor) -> AbstractContextManager[object]:
         if self.full_precision:
@@ -435,3 +463,13 @@ class MultiHeadAttention(Attention):
         if self.full_precision:
             mixed = mixed.to(self.out_proj.weight.dtype)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+
+    def _check_rotary(self, rotary: float) -> None:
+        if not self.takes_rotary:
+            self._fail("it has no plain product of q and k to turn; rotary must be null")
+        if self.pattern.is_cross:
+            self._fail(f"rotary positions compare places in one sequence; {self.pattern} has two")
+        if rotary <= 0:
+            self._fail(f"rotary must be positive or null, got {rotary}")
+        if self.head_dim % 2:
+            self._fail(f"rotary needs an even head_dim, got {self.head_dim}")

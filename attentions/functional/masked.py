@@ -1,5 +1,7 @@
 """Softmax attention under a mask that may leave a query without any key."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,7 @@ def masked_attention(
     v: Tensor,
     allowed: Tensor | None = None,
     *,
+    bias: Tensor | None = None,
     is_causal: bool = False,
     dropout: float = 0.0,
     enable_gqa: bool = False,
@@ -25,6 +28,7 @@ def masked_attention(
         v: (B, H, N, D).
         allowed: Bool, broadcasts to (B, H, M, N), True where the query may attend to the key; the
             opposite of a padding mask. None for every key.
+        bias: Added to the scores, broadcasts to (B, H, M, N). Costs the memory of all scores.
         is_causal: Whether query i may only attend to the keys up to i.
         dropout: Probability, on the attention weights.
         enable_gqa: Whether k and v have fewer heads, each read by an equal group of q's.
@@ -33,11 +37,15 @@ def masked_attention(
         (B, H, M, D).
     """
     options = {"dropout_p": dropout, "enable_gqa": enable_gqa}
-    if allowed is None:
+    if allowed is None and bias is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, **options)
-    if is_causal:
+    if is_causal or allowed is None:
         square = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
-        allowed = allowed & square.tril()
+        square = square.tril() if is_causal else square
+        allowed = square if allowed is None else allowed & square
     some = allowed.any(dim=-1, keepdim=True)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed | ~some, **options)
+    mask = allowed | ~some
+    if bias is not None:
+        mask = bias.to(q.dtype).masked_fill(~mask, -math.inf)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
     return out.masked_fill(~some, 0.0)

@@ -1,17 +1,19 @@
 """Scaled dot-product attention, computed by torch's own kernels; grouped-query as an option.
 
 Sources: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Ainslie et al., "GQA",
-2023, arXiv:2305.13245.
+2023, arXiv:2305.13245; Press et al., "Train Short, Test Long" (ALiBi), 2022, arXiv:2108.12409.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.masked import masked_attention
+from attentions.functional.positions import alibi
 
 
 class SoftmaxAttention(MultiHeadAttention):
@@ -20,10 +22,13 @@ class SoftmaxAttention(MultiHeadAttention):
     Args:
         num_kv_heads: Number of key and value heads, each read by an equal group of query heads;
             None for as many as query heads, 1 for multi-query attention.
+        alibi: Whether scores fall linearly with the distance, more in some heads than in others
+            (`functional.positions.alibi`). In the self patterns; costs the memory of all scores.
     """
 
     patterns = frozenset(Pattern)
     drops_weights = True
+    takes_rotary = True
 
     def __init__(
         self,
@@ -32,9 +37,13 @@ class SoftmaxAttention(MultiHeadAttention):
         pattern: Pattern,
         *,
         num_kv_heads: int | None = None,
+        alibi: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
+        if alibi and self.pattern.is_cross:
+            self._fail(f"alibi compares places in one sequence; {self.pattern} has two")
+        self.alibi = alibi
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if self.num_kv_heads < 1 or num_heads % self.num_kv_heads:
             self._fail(f"num_kv_heads must divide num_heads = {num_heads}, got {num_kv_heads}")
@@ -58,6 +67,7 @@ class SoftmaxAttention(MultiHeadAttention):
             k,
             v,
             None if key_padding_mask is None else ~key_padding_mask[:, None, None, :],
+            bias=self._bias(q, k),
             is_causal=self.pattern is Pattern.CAUSAL_SELF,
             dropout=self.dropout if self.training else 0.0,
             enable_gqa=self.num_kv_heads != self.num_heads,
@@ -93,5 +103,12 @@ class SoftmaxAttention(MultiHeadAttention):
             memory["k"][:, :, :length],
             memory["v"][:, :, :length],
             ~memory["padding"][:, None, None, :] if "padding" in memory else None,
+            bias=self._bias(q, memory["k"][:, :, :length], position),
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
+
+    def _bias(self, q: Tensor, k: Tensor, position: int = 0) -> Tensor | None:
+        if not self.alibi:
+            return None
+        keys = torch.arange(k.shape[-2], device=k.device)
+        return alibi(self.num_heads, keys[position : position + q.shape[-2]], keys)

@@ -32,6 +32,7 @@ class BlockLocalAttention(MultiHeadAttention):
         Pattern.CAUSAL_CROSS: _UNALIGNED,
     }
     drops_weights = True
+    takes_rotary = True
 
     def __init__(
         self, embed_dim: int, num_heads: int, pattern: Pattern, *, block_size: int, **common: Any

@@ -33,6 +33,7 @@ class LocalWindowAttention(MultiHeadAttention):
         Pattern.CAUSAL_CROSS: "where a query stands on the context depends on how many will come"
     }
     drops_weights = True
+    takes_rotary = True
 
     def __init__(
         self, embed_dim: int, num_heads: int, pattern: Pattern, *, window: int, **common: Any
