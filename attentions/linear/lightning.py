@@ -4,9 +4,10 @@ Source: Qin et al., "Various Lengths, Constant Speed: Efficient Language Modelin
 Attention", 2024, arXiv:2405.17381, section 3 (blocks) and equations 10, 11 and 14 (the model).
 The paper has the causal self pattern. Here the noncausal one weighs by lambda^|i-j|; in the cross
 patterns each query reads the final state of the context, in which its end weighs most.
-Departs from it: without the rotation that its first layer has; a mechanism does not know its layer,
-so `fastest` stands for 8 (1 - layer / layers), equal in all. What makes it fast on a GPU is a fused
-kernel; this is the same arithmetic in blocks.
+Departs from it: without the rotation that its first layer has (equation 9); a mechanism does not
+know its layer, so `fastest` stands for 8 (1 - layer / layers), equal in all. The authors' code
+departs from the paper too: head h decays there by exp(-2^(-8 (h + 1) / H)), as in ALiBi. What makes
+it fast on a GPU is a fused kernel; this is the same arithmetic in blocks.
 """
 
 from collections.abc import Mapping

@@ -6,7 +6,8 @@ The paper has the causal self pattern. Here the noncausal one sums both directio
 D_ij = gamma^|i-j|; in the cross patterns each query reads the final state of the context, as if it
 stood on its last position, so what is near the end of the context weighs most.
 Departs from it: the norm per head is RMS without weights (the authors' code too), and projections
-have biases, as all here.
+have biases, as all here. Departs from the authors' code: angles are spaced as in rotary positions,
+base^(-2i / D), there base^(-2i / (D - 2)).
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """LARA: random features drawn near the sequence's own means, each query weighing them its own way.
 
 Source: Zheng et al., "Linear Complexity Randomized Self-attention Mechanism", ICML 2022,
-arXiv:2204.04667, section 4; the parametrisation of CAB, ICML 2023, whose exponents have D^(-1/2)
-where the softmax kernel would have D^(-1/4), for steadier training.
+arXiv:2204.04667; the parametrisation of CAB, ICML 2023, with two of the authors, whose exponents
+have D^(-1/2) where the softmax kernel would have D^(-1/4), for steadier training.
 Departs from CAB's code: padding reaches neither the means nor the sums, and dropout acts. The cross
 patterns are ours: there the means are of the keys alone, so that queries never meet.
 

@@ -1,7 +1,7 @@
 """Linformer: keys and values projected along the sequence, to a fixed number of them.
 
-Source: Wang et al., "Linformer: Self-Attention with Linear Complexity", 2020, arXiv:2006.04768,
-section 4. E and F are shared by the heads (the paper's headwise sharing).
+Source: Wang et al., "Linformer: Self-Attention with Linear Complexity", 2020, arXiv:2006.04768.
+E and F are shared by the heads (the paper's headwise sharing).
 Departs from it: a shorter sequence uses the first columns of E and F, and padding counts as zero.
 """
 
