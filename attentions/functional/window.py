@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attentions.functional.chunks import in_chunks, unpadded_length
-from attentions.functional.masked import masked_attention
+from attentions.functional.chunks import unpadded_length
+from attentions.functional.gathered_blocks import gathered_attention
 
 
 def window_attention(
@@ -23,13 +23,14 @@ def window_attention(
     after: int,
     centre: Tensor | None = None,
     stride: float = 1.0,
+    num_shared: int = 0,
     key_padding_mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Query i attends to the keys from centre_i - before to centre_i + after.
+    """Query i attends to the keys from centre_i - before to centre_i + after, and to shared ones.
 
     A block of neighbouring queries shares one copy of the keys that any of them sees, so memory is
-    linear: about (b + before + after) / b copies of k and v.
+    linear: about (b + before + after + num_shared) / b copies of k and v.
 
     Args:
         q: (B, H, M, D).
@@ -39,14 +40,14 @@ def window_attention(
         after: Keys after the centre.
         centre: int64 (1, M) or (B, M), not decreasing; None for centre_i = i.
         stride: The mean distance of the centres, at most; needed with `centre`.
+        num_shared: So many keys, the first, are seen by every query, wherever it stands.
         key_padding_mask: Bool (B, N), True where the key is padding and is ignored.
         dropout: Probability, on the attention weights.
 
     Returns:
         (B, H, M, D); zero for a query with no key in its window.
     """
-    batch_size, query_len = q.shape[0], q.shape[2]
-    key_len = k.shape[-2]
+    query_len = q.shape[2]
     # Half a window per block: longer ones compute more masked scores, shorter ones copy more keys.
     block_size = max(32, min(128, (before + after + 1) // 2))
     block_size = min(query_len, max(1, round(block_size / stride)))
@@ -58,30 +59,14 @@ def window_attention(
     centre = centre.unflatten(-1, (-1, block_size))[..., None]  # (1 or B, T, b, 1)
     reach = torch.arange(span + before + after, device=q.device)
     keys = centre[:, :, :1] - before + reach  # (1 or B, T, 1, W): what a block can see
-    allowed = (centre - before <= keys) & (keys <= centre + after) & (keys >= 0) & (keys < key_len)
-    keys = keys.clamp(0, key_len - 1)
-    if key_padding_mask is not None:
-        row = torch.arange(batch_size, device=q.device)[:, None, None, None]
-        allowed = allowed & ~key_padding_mask[row, keys]
-    out = masked_attention(
-        in_chunks(q, block_size).transpose(1, 2).flatten(0, 1),  # (B T, H, b, D)
-        _rows(k, keys),
-        _rows(v, keys),
-        allowed.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None],
-        dropout=dropout,
+    allowed = (centre - before <= keys) & (keys <= centre + after) & (keys >= num_shared)
+    if num_shared:
+        shared = torch.arange(num_shared, device=q.device).expand(*keys.shape[:-1], -1)
+        keys = torch.cat([shared, keys], dim=-1)
+        allowed = F.pad(allowed, (num_shared, 0), value=True)
+    return gathered_attention(
+        q, k, v, keys[:, :, 0], allowed, key_padding_mask=key_padding_mask, dropout=dropout
     )
-    out = out.transpose(1, 2).unflatten(0, (batch_size, -1)).flatten(1, 2)  # (B, T b, H, D)
-    return out[:, :query_len].transpose(1, 2)
-
-
-def _rows(x: Tensor, positions: Tensor) -> Tensor:
-    """Copy the positions (1 or B, T, 1, W) of x (B, H, N, D), block by block: (B T, H, W, D)."""
-    batch_size, num_heads, length, _ = x.shape
-    offset = torch.arange(batch_size, device=x.device)[:, None, None] * length
-    table = x.transpose(1, 2).flatten(0, 1).flatten(1)  # (B N, H D): no copy of projected heads
-    # An embedding: its backward adds whole rows, without the atomics of index_select's.
-    rows = F.embedding((positions[:, :, 0] + offset).flatten(0, 1), table)
-    return rows.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def aligned_centres(
