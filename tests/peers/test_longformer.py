@@ -5,13 +5,9 @@ import torch
 
 from attentions.base import Pattern
 from tests.attentions.claims import build, draw
+from tests.peers import peer
 
-pytest.importorskip("transformers")
-
-from transformers import LongformerConfig
-from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
-
-pytestmark = pytest.mark.slow  # the import alone takes seconds
+pytestmark = pytest.mark.slow  # the import alone takes ten seconds
 
 
 @pytest.mark.parametrize("num_global", [0, 1, 5])
@@ -20,10 +16,11 @@ def test_equals_transformers(num_global: int) -> None:
     ours = build("longformer", Pattern.NONCAUSAL_SELF, window=8, num_global=num_global)
     torch.nn.init.eye_(ours.get_parameter("out_proj.weight"))
     torch.nn.init.zeros_(ours.get_parameter("out_proj.bias"))
-    config = LongformerConfig(
+    module = peer("transformers.models.longformer.modeling_longformer")
+    config = module.LongformerConfig(
         hidden_size=16, num_attention_heads=2, attention_window=[8], attention_probs_dropout_prob=0
     )
-    theirs = LongformerSelfAttention(config, layer_id=0).double().eval()
+    theirs = module.LongformerSelfAttention(config, layer_id=0).double().eval()
     for short, name in (("q", "query"), ("k", "key"), ("v", "value")):
         proj = ours.get_submodule(f"{short}_proj")
         for kind in ("weight", "bias"):
