@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attentions.base import MultiHeadAttention, Pattern
-from attentions.functional.segments import segment_means
+from attentions.functional.segments import segment_means, segments
 
 _MASKED = -1e30
 
@@ -86,7 +86,8 @@ class LaraAttention(MultiHeadAttention):
         self, pooled: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None
     ) -> dict[str, Tensor]:
         """The sums mu + w (B, H, C, D), log weights (B, H, 1, C) and values (B, H, C, D)."""
-        means, is_used = segment_means(pooled, self.num_landmarks, padding_mask)
+        members = segments(padding_mask, self.num_landmarks)
+        means = segment_means(pooled, self.num_landmarks, members)
         samples = means + torch.randn_like(means) if self.training else means
         log_xi = self._log_xi(k @ samples.mT, k)  # (B, H, N, C)
         if padding_mask is not None:
@@ -97,6 +98,9 @@ class LaraAttention(MultiHeadAttention):
             weights = weights.masked_fill(padding_mask[:, None, :, None], 0.0)
         own = self._log_xi((means * samples).sum(dim=-1, keepdim=True), means).mT  # (B, H, 1, C)
         log_weights = log_xi.logsumexp(dim=-2, keepdim=True) - own
+        is_used = torch.arange(self.num_landmarks, device=k.device)[None] < k.shape[-2]
+        if members is not None:
+            is_used = members.any(dim=-1)
         return {
             "directions": means + samples,
             "log_weights": log_weights.masked_fill(~is_used[:, None, None], _MASKED),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.masked import masked_attention
+from attentions.functional.segments import segment_means, segments
 
 _LEAK = "landmarks are means over all queries: a later one would leak"
 
@@ -99,10 +100,8 @@ class NystromAttention(MultiHeadAttention):
         """The product of the three matrices with V, read from right to left."""
         q_segments = segments(query_padding_mask, self.num_landmarks)
         k_segments = segments(key_padding_mask, self.num_landmarks)
-        q_landmarks, k_landmarks = (
-            segment_means(q, q_segments, self.num_landmarks),
-            segment_means(k, k_segments, self.num_landmarks),
-        )
+        q_landmarks = segment_means(q, self.num_landmarks, q_segments)
+        k_landmarks = segment_means(k, self.num_landmarks, k_segments)
         logits = q_landmarks @ k_landmarks.mT * self.head_dim**-0.5
         inverse = pseudo_inverse(logits.softmax(dim=-1), self.num_iterations)
         rows = masked_attention(q_landmarks, k, v, visible)  # (B, H, C, D)
@@ -112,7 +111,7 @@ class NystromAttention(MultiHeadAttention):
             # So few keys that each is a landmark, and some landmarks are empty: softmax over the
             # keys themselves is exact.
             values = torch.where(
-                _is_short(k_segments), segment_means(v, k_segments, self.num_landmarks), values
+                _is_short(k_segments), segment_means(v, self.num_landmarks, k_segments), values
             )
         mixed = masked_attention(q, k_landmarks, values, used)
         if q_segments is not None and self.pattern.is_cross:
@@ -120,46 +119,6 @@ class NystromAttention(MultiHeadAttention):
             own_row = q_segments.to(rows.dtype).mT[:, None] @ rows
             mixed = torch.where(_is_short(q_segments), own_row, mixed)
         return mixed
-
-
-def segments(padding_mask: Tensor | None, num_segments: int) -> Tensor | None:
-    """Which positions belong to which segment: bool (B, num_segments, N), or None without a mask.
-
-    The positions that are not padding are cut into segments as equal as can be, the shorter ones
-    first; with fewer positions than segments the first segments are empty.
-
-    Args:
-        padding_mask: Bool (B, N), True where the position is padding.
-    """
-    if padding_mask is None:
-        return None
-    rank = (~padding_mask).cumsum(dim=-1) - 1
-    length = rank[:, -1:] + 1
-    size = length // num_segments
-    num_shorter = (size + 1) * num_segments - length
-    border = num_shorter * size
-    segment = torch.where(
-        rank < border, rank // size.clamp(min=1), num_shorter + (rank - border) // (size + 1)
-    )
-    each = torch.arange(num_segments, device=rank.device)[:, None]
-    return (segment[:, None] == each) & ~padding_mask[:, None]
-
-
-def segment_means(x: Tensor, members: Tensor | None, num_segments: int) -> Tensor:
-    """The mean of each segment of x (B, H, N, D): (B, H, num_segments, D), zero of an empty one.
-
-    Args:
-        members: From `segments`; None where nothing is padding.
-    """
-    if members is not None:
-        weights = members.to(x.dtype) / members.sum(dim=-1, keepdim=True).clamp(min=1)
-        return weights[:, None] @ x
-    size, num_longer = divmod(x.shape[2], num_segments)
-    border = (num_segments - num_longer) * size
-    parts = [x[:, :, :border].unflatten(2, (-1, size)).mean(dim=3)]
-    if num_longer:
-        parts.append(x[:, :, border:].unflatten(2, (-1, size + 1)).mean(dim=3))
-    return torch.cat(parts, dim=2)
 
 
 def pseudo_inverse(a: Tensor, num_iterations: int) -> Tensor:

@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from attentions.base import Attention, Pattern, UnsupportedPattern
-from attentions.lowrank.nystrom import (
-    NystromAttention,
-    pseudo_inverse,
-    segment_means,
-    segments,
-)
-from tests.attentions.claims import build, draw, holes, inputs
+from attentions.lowrank.nystrom import NystromAttention, pseudo_inverse
+from tests.attentions.claims import build, draw, inputs
 
 CLAIMED = sorted(NystromAttention.patterns)
 
@@ -82,42 +76,6 @@ def test_the_iteration_of_one_matrix_is_blind_to_the_others() -> None:
     a[1] *= 9.0  # other column sums
     a = a.softmax(dim=-1)
     torch.testing.assert_close(pseudo_inverse(a, 6)[:1], pseudo_inverse(a[:1], 6))
-
-
-@pytest.mark.parametrize(
-    ("padding", "expected"),
-    [
-        ([0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 2, 2, 2]),  # the shorter segments first
-        ([1, 0, 0, 1, 0, 0, 1], [None, 0, 1, None, 2, 2, None]),  # padding does not count
-        ([0, 1, 0, 1, 1, 1, 1], [1, None, 2, None, None, None, None]),  # the first stays empty
-        ([1, 1, 1, 1, 1, 1, 1], [None] * 7),
-    ],
-)
-def test_segments_are_cut_from_what_is_not_padding(
-    padding: list[int], expected: list[int | None]
-) -> None:
-    members = segments(torch.tensor([padding], dtype=torch.bool), 3)
-    assert members is not None
-    assert members[0].T.tolist() == [[place == s for s in range(3)] for place in expected]
-
-
-@pytest.mark.parametrize("length", [6, 7, 11, 12])
-def test_segment_means_with_and_without_a_mask_agree(length: int) -> None:
-    x = draw(0, 2, 3, length, 4)
-    members = segments(torch.zeros(2, length, dtype=torch.bool), 6)
-    torch.testing.assert_close(segment_means(x, members, 6), segment_means(x, None, 6))
-
-
-def test_padding_between_does_not_count_in_the_means() -> None:
-    mask = holes(1, 3, 40)
-    mask[-1] = mask[-2]  # not the row of padding alone
-    x = draw(0, 3, 2, 40, 4)
-
-    def alone(b: int) -> Tensor:
-        return segment_means(x[b, None, :, ~mask[b]], None, 6)
-
-    expected = torch.cat([alone(b) for b in range(3)])
-    torch.testing.assert_close(segment_means(x, segments(mask, 6), 6), expected)
 
 
 def test_only_the_self_pattern_has_a_convolution() -> None:
