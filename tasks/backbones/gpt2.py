@@ -8,14 +8,12 @@ training has positions too.
 Shapes: B batch, N length, E embed_dim, V vocabulary.
 """
 
-import math
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import Attention, Pattern
 from tasks.backbones.dropout import Dropout
+from tasks.backbones.positions import Kind, Positions
 from tasks.base import AttentionSlots
 
 
@@ -45,6 +43,7 @@ class Gpt2(nn.Module):
         slots: Give the causal self-attentions.
         vocab_size: V.
         max_len: The greatest length in training and evaluation, for the attentions.
+        positions: See `Positions`; learned ones are drawn as GPT-2's, N(0, 0.02).
         dropout: On the embedding and on each residual branch.
         attention_dropout: Within the attentions.
     """
@@ -59,14 +58,14 @@ class Gpt2(nn.Module):
         num_heads: int = 12,
         ffn_dim: int = 3072,
         num_layers: int = 12,
+        positions: Kind = "sinusoidal",
         dropout: float = 0.0,
         attention_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if embed_dim % 2:
-            raise ValueError(f"Gpt2: embed_dim must be even for its positions, got {embed_dim}")
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         nn.init.normal_(self.tokens.weight, std=embed_dim**-0.5)
+        self.positions = Positions(positions, max_len, embed_dim, init_std=0.02)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             Layer(
@@ -84,8 +83,6 @@ class Gpt2(nn.Module):
             for layer in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.register_buffer("positions", sinusoids(max_len, embed_dim), persistent=False)
-        self.positions: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N) to what `logits` takes (B, N, E).
@@ -93,11 +90,8 @@ class Gpt2(nn.Module):
         Raises:
             ValueError: If they are more than `max_len`.
         """
-        max_len, embed_dim = self.positions.shape
-        if tokens.shape[1] > max_len:
-            raise ValueError(f"Gpt2: at most max_len = {max_len} tokens, got {tokens.shape[1]}")
-        x = self.tokens(tokens) * embed_dim**0.5
-        x = self.dropout(x + self.positions[: tokens.shape[1]])
+        scaled = self.tokens(tokens) * self.tokens.embedding_dim**0.5
+        x = self.dropout(self.positions(scaled))
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -105,14 +99,3 @@ class Gpt2(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to the logits of the next token (..., V)."""
         return hidden @ self.tokens.weight.T
-
-
-def sinusoids(length: int, dim: int) -> Tensor:
-    """Positions as dim / 2 sines and as many cosines, (length, dim).
-
-    Their wavelengths go from 2 pi to 20,000 pi, as in fairseq, which reaches the longest.
-    """
-    half = dim // 2
-    rates = torch.exp(torch.arange(half) * (-math.log(10_000) / max(half - 1, 1)))
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -2,16 +2,16 @@
 
 Source: Arora et al., "Zoology", ICLR 2024, arXiv:2312.04927, and its code.
 Departs from them: the mixers keep their own initialisation (there N(0, 0.02)), and every mixer gets
-learned positions unless `positions` is false (there, attention alone gets them).
+the positions that are asked for (there, attention alone gets learned ones).
 
 Shapes: B batch, N length, P read positions, E embed_dim, V vocabulary.
 """
 
-import torch
 from torch import Tensor, nn
 
 from attentions.base import Pattern
 from tasks.backbones.dropout import Dropout
+from tasks.backbones.positions import Kind, Positions
 from tasks.base import AttentionSlots
 
 
@@ -22,7 +22,7 @@ class RecallDecoder(nn.Module):
         slots: Give the causal self-attentions.
         vocab_size: V.
         seq_len: The greatest length.
-        positions: Whether learned positions are added to the embedding.
+        positions: See `Positions`.
         dropout: On the embedding.
         attention_dropout: Within the mixers.
         init_std: Of the embeddings.
@@ -37,7 +37,7 @@ class RecallDecoder(nn.Module):
         embed_dim: int,
         num_layers: int = 2,
         num_heads: int = 1,
-        positions: bool = True,
+        positions: Kind = "learned",
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         init_std: float = 0.02,
@@ -45,9 +45,7 @@ class RecallDecoder(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         nn.init.normal_(self.tokens.weight, std=init_std)
-        self.positions = nn.Parameter(torch.zeros(seq_len, embed_dim)) if positions else None
-        if self.positions is not None:
-            nn.init.normal_(self.positions, std=init_std)
+        self.positions = Positions(positions, seq_len, embed_dim, init_std=init_std)
         self.dropout = Dropout(dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers))
         self.mixers = nn.ModuleList(
@@ -73,10 +71,7 @@ class RecallDecoder(nn.Module):
         Returns:
             (B, P, V).
         """
-        x = self.tokens(tokens)
-        if self.positions is not None:
-            x = x + self.positions[: tokens.shape[1]]
-        x = self.dropout(x)
+        x = self.dropout(self.positions(self.tokens(tokens)))
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             x = x + mixer(norm(x))
         # The vocabulary is wider than the model: unembed only what is read.

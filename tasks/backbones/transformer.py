@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attentions.base import Attention, Pattern, State
 from tasks.backbones.dropout import Dropout
+from tasks.backbones.positions import Kind, Positions
 from tasks.base import AttentionSlots
 
 
@@ -33,14 +34,16 @@ class DecoderState:
 
 
 class Embedding(nn.Module):
-    """Scaled token embeddings plus learned positions, then LayerNorm and dropout."""
+    """Scaled token embeddings plus positions, then LayerNorm and dropout."""
 
-    def __init__(self, vocab_size: int, embed_dim: int, max_len: int, dropout: float) -> None:
+    def __init__(
+        self, vocab_size: int, embed_dim: int, positions: Kind, max_len: int, dropout: float
+    ) -> None:
         super().__init__()
+        std = embed_dim**-0.5
         self.tokens = nn.Embedding(vocab_size, embed_dim)
-        self.positions = nn.Embedding(max_len, embed_dim)
-        for table in (self.tokens, self.positions):
-            nn.init.normal_(table.weight, std=embed_dim**-0.5)
+        nn.init.normal_(self.tokens.weight, std=std)
+        self.positions = Positions(positions, max_len, embed_dim, init_std=std)
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = Dropout(dropout)
 
@@ -48,13 +51,10 @@ class Embedding(nn.Module):
         """Tokens (B, L) that stand at `position` and after, to (B, L, E).
 
         Raises:
-            ValueError: If they reach beyond the last learned position.
+            ValueError: If they reach beyond `max_len`.
         """
-        end, max_len = position + tokens.shape[1], self.positions.num_embeddings
-        if end > max_len:
-            raise ValueError(f"Transformer: at most {max_len} learned positions, got {end} tokens")
         scaled = self.tokens(tokens) * self.tokens.embedding_dim**0.5
-        return self.dropout(self.norm(scaled + self.positions.weight[position:end]))
+        return self.dropout(self.norm(self.positions(scaled, position)))
 
 
 class FeedForward(nn.Module):
@@ -144,8 +144,9 @@ class Transformer(nn.Module):
     Args:
         slots: Give the encoder's NS, the decoder's CS and its CC attentions.
         vocab_size: V, of source and target.
-        max_source_len: Learned positions of the source.
-        max_target_len: Learned positions of the target.
+        max_source_len: The greatest length of the source.
+        max_target_len: The greatest length of the target.
+        positions: See `Positions`.
         dropout: On embeddings and on each residual branch.
         attention_dropout: Within the attentions.
     """
@@ -162,12 +163,13 @@ class Transformer(nn.Module):
         ffn_dim: int = 2048,
         num_encoder_layers: int = 6,
         num_decoder_layers: int = 6,
+        positions: Kind = "learned",
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.embed_source = Embedding(vocab_size, embed_dim, max_source_len, dropout)
-        self.embed_target = Embedding(vocab_size, embed_dim, max_target_len, dropout)
+        self.embed_source = Embedding(vocab_size, embed_dim, positions, max_source_len, dropout)
+        self.embed_target = Embedding(vocab_size, embed_dim, positions, max_target_len, dropout)
 
         def attention(pattern: Pattern, layer: int, max_len: int) -> Attention:
             return slots.build(
@@ -211,7 +213,7 @@ class Transformer(nn.Module):
             target_padding: Bool (B, M), True for padding.
 
         Raises:
-            ValueError: If one of them is longer than its learned positions.
+            ValueError: If one of them is longer than it may be.
         """
         encoded = self.encode(source, source_padding)
         x = self.embed_target(target)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tasks.backbones.positions import Positions
 from tasks.cab.language_modeling import LanguageModeling
 from tasks.cab.language_modeling_data import (
     IGNORED,
@@ -158,7 +159,7 @@ def test_a_model_without_context_scores_the_same_at_every_length() -> None:
     """What is left is which tokens are scored: blocks of each length would not pass this."""
     rows = data()
     model = task(rows, "none")
-    model.model.positions.zero_()
+    model.model.positions = Positions("none", 1000, 1, init_std=0.0)
     quiet_trainer().test(model, rows, verbose=False)
     first, *others = [m["value"] for m in model.measure()]
     assert len(others) == 2

@@ -1,31 +1,21 @@
 """The GPT-2 backbone: its positions, its size, what it may see."""
 
-import math
+from typing import Any
 
 import pytest
 import torch
 
 from attentions.base import Pattern
 from attentions.softmax.softmax import SoftmaxAttention
-from tasks.backbones.gpt2 import Gpt2, sinusoids
+from tasks.backbones.gpt2 import Gpt2
 from tasks.base import AttentionSlots
 
 SIZES = {"embed_dim": 24, "num_heads": 3, "ffn_dim": 40, "num_layers": 2}
 
 
-def build(max_len: int = 20, **changes: int) -> Gpt2:
+def build(max_len: int = 20, **changes: Any) -> Gpt2:
     slots = AttentionSlots(SoftmaxAttention, Pattern.CAUSAL_SELF)
     return Gpt2(slots, 11, max_len=max_len, **{**SIZES, **changes}).eval()
-
-
-def test_positions_are_sines_then_cosines_of_falling_frequency() -> None:
-    table = sinusoids(50, 8).double()
-    for position in (0, 1, 7, 49):
-        for i in range(4):
-            angle = position * 10_000 ** (-i / 3)
-            expected = torch.tensor([math.sin(angle), math.cos(angle)], dtype=torch.float64)
-            # float32 angles of at most 49 are right to 4e-6
-            torch.testing.assert_close(table[position, [i, 4 + i]], expected, rtol=0, atol=1e-5)
 
 
 def test_position_is_seen() -> None:
@@ -64,10 +54,5 @@ def test_the_embedding_is_the_unembedding() -> None:
 
 
 def test_a_text_longer_than_max_len_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most max_len = 20 tokens, got 21"):
+    with pytest.raises(ValueError, match=r"at most 20 tokens \(max_len\), got 21"):
         build()(torch.zeros(1, 21, dtype=torch.long))
-
-
-def test_an_odd_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="embed_dim must be even for its positions, got 9"):
-        build(embed_dim=9)

@@ -170,5 +170,5 @@ def test_the_mechanism_stands_in_its_places_only() -> None:
 
 def test_too_long_a_sequence_is_named() -> None:
     model = build("softmax", "all")
-    with pytest.raises(ValueError, match="at most 7 learned positions, got 8 tokens"):
+    with pytest.raises(ValueError, match=r"at most 7 tokens \(max_len\), got 8"):
         model(draw(1, SOURCE_LEN), draw(1, TARGET_LEN + 1))
