@@ -39,6 +39,8 @@ def delta_layer(
     projected = heads(attention, query, context)
     q = projected[0] * ~query_padding[:, None, :, None]
     k, v = (x * real[..., None] for x in projected[1:])
+    # The heads of the values may be several times as wide.
+    v = torch.stack([torch.cat(x.unbind(1), -1) for x in v.chunk(attention.num_heads, 1)], dim=1)
     beta = (context @ attention.beta_proj.weight.T + attention.beta_proj.bias).sigmoid().mT * real
     alpha = torch.where(real, decay(context), 1.0)
     if attention.pattern.is_cross:
