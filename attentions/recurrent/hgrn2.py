@@ -1,0 +1,100 @@
+"""HGRN2: a gated recurrence whose keys are what its forget gates let go.
+
+Source: Qin et al., "HGRN2: Gated Linear RNNs with State Expansion", COLM 2024, arXiv:2404.07904,
+and the authors' code (hgru2-pytorch): the layer of its language model; the noncausal pattern sums
+both directions, as its bidirectional layer does. In the cross patterns the context is written once
+and each query reads the final state, in which what was written last weighs most.
+Departs from them: the lower bound of the gates, there learned for each layer, is a constant; a
+mechanism does not know its layer. A padded position is passed over.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.gated_scan import gated_scan, gated_state
+
+
+class Hgrn2Attention(MultiHeadAttention):
+    """RMS(silu(q_t) S_t), with S_t = diag(g_t) S_{t-1} + (1 - g_t) v_t^T and no output gate.
+
+    g_t = lower_bound + (1 - lower_bound) sigmoid(W_f x_t): k_proj gives W_f. The norm is over the
+    heads together. The paper's state expansion is the width of a head; it takes 128.
+
+    Args:
+        lower_bound: What every gate keeps at least; the paper has 0 in the first layer and more,
+            feature by feature, in every later one.
+        eps: Added to the mean square in the norm.
+    """
+
+    patterns = frozenset(Pattern)
+    full_precision = True
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        lower_bound: float = 0.0,
+        eps: float = 1e-6,
+        **common: Any,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, pattern, **common)
+        if not 0.0 <= lower_bound < 1.0:
+            self._fail(f"lower_bound must be in [0, 1), got {lower_bound}")
+        self.lower_bound = lower_bound
+        self.eps = eps
+
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See `MultiHeadAttention.mix`; k are the logits of the gates."""
+        if self.pattern.is_cross:
+            return self.read(q, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
+        q = F.silu(q)
+        k, log_decay = self._keys_and_decay(k, key_padding_mask)
+        if self.pattern is Pattern.CAUSAL_SELF:
+            return self._norm(gated_scan(q, k, v, log_decay))
+        own = (q * k).sum(dim=-1, keepdim=True) * v  # the authors have it in both directions
+        return self._norm(gated_scan(q, k, v, log_decay, both_ways=True) + own)
+
+    def absorb(
+        self,
+        memory: Mapping[str, Tensor],
+        k: Tensor,
+        v: Tensor,
+        *,
+        position: int = 0,
+        key_padding_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Keep g of the state (B, H, D, D) and add (1 - g) v^T to it."""
+        k, log_decay = self._keys_and_decay(k, key_padding_mask)
+        return {"state": gated_state(k, v, log_decay, memory.get("state"))}
+
+    def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
+        """silu(q) applied to the state."""
+        return self._norm(F.silu(q) @ memory["state"])
+
+    def _norm(self, mixed: Tensor) -> Tensor:
+        return mixed * (mixed.square().mean(dim=(1, 3), keepdim=True) + self.eps).rsqrt()
+
+    def _keys_and_decay(self, logits: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """1 - g and log g, each computed where it does not cancel."""
+        kept = logits.new_tensor(self.lower_bound)
+        k = (1.0 - kept) * (-logits).sigmoid()
+        log_decay = torch.logaddexp(kept.log(), torch.log1p(-kept) + F.logsigmoid(logits))
+        if padding is not None:
+            padding = padding[:, None, :, None]
+            k, log_decay = k.masked_fill(padding, 0.0), log_decay.masked_fill(padding, 0.0)
+        return k, log_decay
