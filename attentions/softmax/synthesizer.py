@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
 
 
@@ -64,16 +65,10 @@ class Synthesizer(MultiHeadAttention):
         position: int = 0,
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Keep every value, in a buffer that doubles when it is full."""
-        if not memory:
-            self._check_length(v.shape[-2])
-            return {"v": v} if key_padding_mask is None else {"v": v, "padding": key_padding_mask}
-        kept, end = memory["v"], position + v.shape[-2]
-        room = kept.shape[-2]
-        if end > room:
-            kept = F.pad(kept, (0, 0, 0, max(end, 2 * room) - room))
-        kept[:, :, position:end] = v
-        return {"v": kept}
+        """Keep every value."""
+        self._check_length(position + v.shape[-2])
+        kept = append(memory, position, v=v)
+        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""
