@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.fixed_decay import decayed_attention, decayed_sum, distance_to_last
+from attentions.functional.positions import rotate
 
 
 class RetentionAttention(MultiHeadAttention):
@@ -138,12 +139,5 @@ class RetentionAttention(MultiHeadAttention):
         h = torch.arange(self.num_heads, device=like.device, dtype=like.dtype)
         return torch.log1p(-torch.exp2(-(self.first_exponent + h)))
 
-    def _rotate(self, x: Tensor, position: Tensor) -> Tensor:
-        """Turn x (B, H, L, D) to its positions (1 or B, L)."""
-        if self.rotary_base is None:
-            return x
-        pair = torch.arange(0, self.head_dim, 2, device=x.device, dtype=x.dtype)
-        angle = position[:, None, :, None] * self.rotary_base ** (-pair / self.head_dim)
-        cos, sin = angle.cos(), angle.sin()
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x if self.rotary_base is None else rotate(x, positions, self.rotary_base)
