@@ -1,8 +1,7 @@
 """Agreement with public implementations given the same weights, each skipped where not installed.
 
 Where a peer is wrong or differs, a test pins the difference, so that a new version that changes it
-is noticed. The peers are no dependencies: `pip install transformers fla-core triton
-nystrom-attention linformer performer-pytorch local-attention` has them all.
+is noticed. They come with the extra `peers`, which `dev` contains.
 """
 
 import warnings
