@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
 from attentions.functional.positions import alibi
 
@@ -82,18 +82,9 @@ class SoftmaxAttention(MultiHeadAttention):
         position: int = 0,
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Keep every key and value, in a buffer that doubles when it is full."""
-        if not memory:
-            kept = {"k": k, "v": v}
-            return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
-        end = position + k.shape[-2]
-        room = memory["k"].shape[-2]
-        if end > room:
-            grow = (0, 0, 0, max(end, 2 * room) - room)
-            memory = {name: F.pad(kept, grow) for name, kept in memory.items()}
-        memory["k"][:, :, position:end] = k
-        memory["v"][:, :, position:end] = v
-        return dict(memory)
+        """Keep every key and value."""
+        kept = append(memory, position, k=k, v=v)
+        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""
