@@ -65,6 +65,13 @@ class SortedChunks:
         return (own >= codes) & (own - self._reach <= codes)
 
 
+def seen_by_last(buckets: Tensor, size: int) -> Tensor:
+    """Which positions the last of buckets (..., N) sees, causally in chunks of `size`: (..., N)."""
+    mates = buckets == buckets[..., -1:]
+    members_after = mates.flip(-1).cumsum(dim=-1).flip(-1) - 1
+    return mates & (members_after <= size)
+
+
 def rows_at(x: Tensor, positions: Tensor) -> Tensor:
     """Copy rows of x (B, H, N, W) at int64 positions (B, H, ...): (B, H, ..., W).
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.masked import masked_attention
-from attentions.functional.sorted_chunks import SortedChunks, rows_at
+from attentions.functional.sorted_chunks import SortedChunks, rows_at, seen_by_last
 
 _SHARED = "queries and keys are the same vectors"
 _LAST_RESORT = -1e30  # a score that counts only where there is no other
@@ -130,9 +130,7 @@ class ReformerAttention(MultiHeadAttention):
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """Softmax over the union of what one query sees in each round."""
         k, v, buckets = (memory[name][:, :, : position + 1] for name in ("k", "v", "buckets"))
-        mates = buckets == buckets[:, :, -1:]
-        later = mates.flip(2).cumsum(dim=2).flip(2) - 1  # members of the bucket after each
-        seen = (mates & (later <= self.chunk_size)).any(dim=-1)  # (B, H, N)
+        seen = seen_by_last(buckets.mT, self.chunk_size).any(dim=2)  # (B, H, N)
         seen[..., -1] = ~seen[..., :-1].any(dim=-1)
         return masked_attention(q * self.head_dim**0.5, k, v, seen[:, :, None])
 

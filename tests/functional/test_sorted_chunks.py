@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attentions.functional.sorted_chunks import SortedChunks, rows_at
+from attentions.functional.sorted_chunks import SortedChunks, rows_at, seen_by_last
 
 
 def seen(chunks: SortedChunks, length: int) -> torch.Tensor:
@@ -62,6 +62,13 @@ def test_the_last_bucket_moves_no_border_of_the_others(is_causal: bool) -> None:
     table = seen(hidden, 40)
     assert torch.equal(table[~out_of_sight][:, ~out_of_sight], alone)
     assert not table[~out_of_sight][:, out_of_sight].any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 17])
+def test_the_last_position_sees_what_its_row_of_pairs_says(length: int) -> None:
+    buckets = torch.randint(3, (2, 3, length), generator=torch.Generator().manual_seed(0))
+    pairs = seen(SortedChunks(buckets, 4, is_causal=True), length)
+    assert torch.equal(seen_by_last(buckets, 4), pairs[..., -1, :])
 
 
 def test_rows_are_copied_per_head() -> None:
