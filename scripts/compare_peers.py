@@ -327,6 +327,46 @@ def _(pattern: Pattern, length: int) -> Sides:
     return Sides(attention, theirs, sequence(length))
 
 
+@pairing("sinkhorn", [NS], "sinkhorn-transformer")
+def _(pattern: Pattern, length: int) -> Sides:
+    module = package("sinkhorn_transformer.sinkhorn_transformer")
+    theirs = module.SinkhornAttention(64, EMBED_DIM, HEAD_DIM, NUM_HEADS, length)
+    attention = ours("sinkhorn", pattern, block_size=64, max_len=length)
+    return Sides(attention.mix, theirs, heads(length))
+
+
+@pairing("routing", [NS], "routing-transformer")
+def _(pattern: Pattern, length: int) -> Sides:
+    clusters = math.isqrt(length)
+    module = package("routing_transformer.routing_transformer")
+    theirs = module.KmeansAttention(clusters, length // clusters, NUM_HEADS, HEAD_DIM)
+    attention = ours("routing", pattern, num_clusters=clusters, window=length // clusters)
+    return Sides(attention.mix, theirs, heads(length))
+
+
+@pairing("based", [CS], "fla naive_chunk_based")
+def _(pattern: Pattern, length: int) -> Sides:
+    naive = package("fla.ops.based.naive").naive_chunk_based
+    q, k = (torch.randn(1, NUM_HEADS, length, 16) for _ in range(2))
+    return Sides(ours("based", pattern).mix, naive, [q, k, heads(length, 1)[0]])
+
+
+@pairing("mamba2", [CS], "transformers")
+def _(pattern: Pattern, length: int) -> Sides:
+    module = package("transformers.models.mamba2.modeling_mamba2")
+    config = module.Mamba2Config(
+        hidden_size=EMBED_DIM,
+        num_heads=2 * NUM_HEADS,
+        head_dim=HEAD_DIM,
+        state_size=128,
+        n_groups=1,
+        num_hidden_layers=1,
+    )
+    theirs = module.Mamba2Mixer(config, layer_idx=0)
+    factory = registry.factory(registry.load("mamba2"))
+    return Sides(factory(EMBED_DIM, 2 * NUM_HEADS, pattern), theirs, sequence(length))
+
+
 def forward_backward(function: Function, inputs: list[Tensor]) -> Call:
     leaves = [x.detach().requires_grad_() for x in inputs]
     owner = getattr(function, "__self__", function)  # of a method such as mix
