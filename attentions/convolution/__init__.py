@@ -1,0 +1,1 @@
+"""Mechanisms that mix by convolutions and gates."""

@@ -1,0 +1,169 @@
+"""Hyena: long convolutions with implicit filters between gates made of the input.
+
+Source: Poli et al., "Hyena Hierarchy: Towards Larger Convolutional Language Models", ICML 2023,
+arXiv:2302.10866, and the authors' code (safari): there, as here, order N has N - 1 long filters.
+The paper has the causal self pattern; here the noncausal one gives each filter a second one, for
+what stands after a position, while the short convolutions stay causal.
+Departs from the code: each long filter has a network of its own (the same at order 2), and dropout
+is on the output.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attentions.base import Attention, Pattern, State
+from attentions.convolution.long_convolution import LongConvolution
+from attentions.functional.saturated import saturated
+from attentions.functional.short_convolution import last_positions, short_convolution
+
+
+class HyenaAttention(Attention):
+    """y = x_N (h_{N-1} * (x_{N-1} ... (h_1 * (x_1 v)))), then a linear map.
+
+    v and x_n are linear maps of the input, after a short convolution; for N = 2 that is
+    D(x_2) T(h) D(x_1) v, with a Toeplitz matrix between two diagonal ones. Filters are functions of
+    the distance over `max_len`, so that it is needed, and longer inputs are refused. Decoding keeps
+    every input of the long filters, and the filters: no recurrence gives an implicit filter. In
+    float16 an output, of degree N + 1 in the input, ends at 65,504. There are no heads: `num_heads`
+    is not used.
+
+    Args:
+        order: N, the number of gates.
+        conv_size: Positions that the short convolutions see.
+        filter_width: Width of the network that is the filter.
+        filter_bands: Number of frequencies of its features.
+        filter_frequency: Initial factor inside its sines; they are nested, and amplify rounding: of
+            the default, float32 gives the filter to some 1e-4.
+    """
+
+    patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
+    refuses: ClassVar = dict.fromkeys(
+        (Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS),
+        "a convolution has no query to ask another sequence with",
+    )
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        order: int = 2,
+        conv_size: int = 3,
+        filter_width: int = 64,
+        filter_bands: int = 16,
+        filter_frequency: float = 14.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, pattern, **common)
+        if order < 2:
+            self._fail(f"order must be at least 2, got {order}")
+        if min(conv_size, filter_width, filter_bands) < 1:
+            self._fail(
+                "conv_size, filter_width and filter_bands must be positive, "
+                f"got {conv_size}, {filter_width} and {filter_bands}"
+            )
+        if self.max_len is None:
+            self._fail("needs max_len, the scale of its filters, got None")
+        assert self.max_len is not None
+        self.order = order
+        width = (order + 1) * embed_dim
+        self.in_proj = nn.Linear(embed_dim, width)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj.weight, gain=2**-0.5)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+        bound = conv_size**-0.5  # torch's for a conv1d
+        self.conv = nn.Parameter(torch.empty(width, conv_size).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+        self.long = nn.ModuleList(
+            LongConvolution(
+                embed_dim,
+                self.max_len,
+                both_ways=pattern is Pattern.NONCAUSAL_SELF,
+                width=filter_width,
+                bands=filter_bands,
+                frequency=filter_frequency,
+            )
+            for _ in range(order - 1)
+        )
+
+    def attend(
+        self,
+        query: Tensor,
+        context: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See `Attention.attend`; a padded position puts in zero, and keeps its place."""
+        rows = self._rows(query)
+        if key_padding_mask is not None:
+            rows = rows.masked_fill(key_padding_mask[..., None], 0.0)
+        with torch.autocast(rows.device.type, enabled=False):
+            streams = self._convolve(rows)
+            if key_padding_mask is not None:
+                streams = streams.masked_fill(key_padding_mask[..., None], 0.0)
+            last, *gates, v = streams.chunk(self.order + 1, dim=-1)
+            for gate, long in zip(reversed(gates), self.long, strict=True):
+                v = long(gate * v)
+        return self._finish(last * v)
+
+    @torch.no_grad()
+    def init_state(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> State:
+        """See `Attention.init_state`."""
+        self._check_decoding(batch_size, context, key_padding_mask)
+        return State()
+
+    @torch.no_grad()
+    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `Attention.step`."""
+        self._check_step(query)
+        return self._decode(query, state)
+
+    @torch.no_grad()
+    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `Attention.prefill`."""
+        self._check_prefill(query, state)
+        return self._decode(query, state)
+
+    def _decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """A first part of any length, or one token more."""
+        rows, memory = self._rows(query, state.position), state.tensors
+        before = memory.get("recent")
+        kept = {"recent": last_positions(rows, self.conv.shape[1] - 1, before)}
+        with torch.autocast(rows.device.type, enabled=False):
+            last, *gates, v = self._convolve(rows, before).chunk(self.order + 1, dim=-1)
+            for i, (gate, long) in enumerate(zip(reversed(gates), self.long, strict=True)):
+                assert isinstance(long, LongConvolution)
+                past = {name: memory[f"{name}_{i}"] for name in long.memory if memory}
+                v, past = long.decode(gate * v, past, state.position)
+                kept |= {f"{name}_{i}": x for name, x in past.items()}
+        return self._finish(last * v), State(state.position + query.shape[1], kept)
+
+    def _rows(self, query: Tensor, position: int = 0) -> Tensor:
+        """What the short convolutions take, (B, L, (order + 1) E) in float32 at least."""
+        assert self.max_len is not None
+        length = position + query.shape[1]
+        if length > self.max_len:
+            self._fail(f"a sequence of length {length} is longer than max_len = {self.max_len}")
+        rows = self.in_proj(query)
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+    def _convolve(self, rows: Tensor, before: Tensor | None = None) -> Tensor:
+        conv, bias = self.conv.to(rows.dtype), self.conv_bias.to(rows.dtype)
+        return short_convolution(rows, conv, before, bias=bias)
+
+    def _finish(self, mixed: Tensor) -> Tensor:
+        mixed = F.dropout(mixed, self.dropout, self.training)
+        out = self.out_proj(saturated(mixed, self.out_proj.weight.dtype))
+        return saturated(out, out.dtype)
