@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import MultiHeadAttention, Pattern
+from attentions.base import MultiHeadAttention, Pattern, State
 
 
 class LinformerAttention(MultiHeadAttention):
@@ -56,44 +56,59 @@ class LinformerAttention(MultiHeadAttention):
         nn.init.xavier_uniform_(weight, gain=2**-0.5)  # the authors' code
         return weight
 
-    def mix(
+    def attend(
         self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        query: Tensor,
+        context: Tensor,
         *,
         query_padding_mask: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """See `MultiHeadAttention.mix`."""
-        projected = self.absorb({}, k, v, key_padding_mask=key_padding_mask)
+        """See `Attention.attend`."""
+        q, memory = self._queries(query), self._project(context, key_padding_mask)
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, projected["k"], projected["v"], dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(q, memory["k"], memory["v"], dropout_p=dropout)
+        return self._merge(mixed)
 
-    def absorb(
+    @torch.no_grad()
+    def init_state(
         self,
-        memory: Mapping[str, Tensor],
-        k: Tensor,
-        v: Tensor,
-        *,
-        position: int = 0,
+        batch_size: int,
+        context: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Keep the projected keys and values (B, H, proj_len, D) of the whole context."""
-        length = k.shape[-2]
-        assert self.max_len is not None
-        if length > self.max_len:
-            what = "a context" if self.pattern.is_cross else "a sequence"
-            self._fail(f"{what} of length {length} is longer than max_len = {self.max_len}")
-        if key_padding_mask is not None:
-            padding = key_padding_mask[:, None, :, None]
-            k, v = k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
-        for_keys = self.key_proj_len[:, :length]
-        for_values = for_keys
-        if self.value_proj_len is not None:
-            for_values = self.value_proj_len[:, :length]
-        return {"k": for_keys @ k, "v": for_values @ v}
+    ) -> State:
+        """See `Attention.init_state`."""
+        self._check_decoding(batch_size, context, key_padding_mask)
+        assert context is not None  # the one causal pattern is a cross one
+        return State(0, self._project(context, key_padding_mask))
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """Softmax over the projected keys."""
         return F.scaled_dot_product_attention(q, memory["k"], memory["v"])
+
+    def _project(self, context: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
+        """The projected keys and values (B, H, proj_len, D) of the whole context (B, N, E).
+
+        E (X W + 1 b) is computed as (E X) W + (E 1) b: no position has a key or value of its own.
+        """
+        length = context.shape[1]
+        assert self.max_len is not None
+        if length > self.max_len:
+            what = "a context" if self.pattern.is_cross else "a sequence"
+            self._fail(f"{what} of length {length} is longer than max_len = {self.max_len}")
+        ones = context.new_ones(1, length, 1)
+        if padding is not None:
+            context, ones = (x.masked_fill(padding[..., None], 0.0) for x in (context, ones))
+        for_keys = self.key_proj_len[:, :length]
+        sums = for_keys @ context, for_keys @ ones  # (B, proj_len, E) and (1 or B, proj_len, 1)
+        memory = {"k": self._project_rows(self.k_proj, *sums)}
+        if self.value_proj_len is not None:
+            for_values = self.value_proj_len[:, :length]
+            sums = for_values @ context, for_values @ ones
+        return memory | {"v": self._project_rows(self.v_proj, *sums)}
+
+    def _project_rows(self, proj: nn.Linear, rows: Tensor, weights: Tensor) -> Tensor:
+        """proj of weighted sums of positions, whose weights sum up to other than one."""
+        projected = F.linear(rows, proj.weight)
+        projected = projected + (weights * proj.bias).to(projected.dtype)
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
