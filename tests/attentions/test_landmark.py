@@ -62,6 +62,15 @@ def test_nobody_reads_the_value_of_a_landmark() -> None:
     torch.testing.assert_close(attention.mix(q, k, other), attention.mix(q, k, v))
 
 
+def test_the_landmark_of_nothing_but_padding_is_not_read() -> None:
+    attention = landmark(block_size=3, num_retrieved=None)
+    query = draw(0, 1, 17, 16)
+    place = torch.arange(17)[None]
+    tokens, block = (place >= 4) & (place < 7), (place >= 4) & (place < 8)
+    actual = attention(query, key_padding_mask=tokens)[:, 8:]
+    torch.testing.assert_close(actual, attention(query, key_padding_mask=block)[:, 8:])
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_queries_in_chunks_are_as_all_at_once(padded: bool) -> None:
     attention = landmark()  # blocks of 5, of which 25 are a chunk
