@@ -49,7 +49,7 @@ def value(long: Any, direction: int, distance: int) -> Tensor:
     """The filter (E,) at one distance."""
     channels, longest, bands = len(long.skip), long.max_len, long.bands
     t = distance / (longest - 1)
-    steps = [1e-4 + (bands - 1 - 1e-4) * b / (bands - 1) for b in range(bands)]
+    steps = [1e-4 + (bands - 1 - 1e-4) * b / max(1, bands - 1) for b in range(bands)]
     angles = [2 * math.pi * distance / longest * f for f in steps]
     features = [t, *(math.cos(a) for a in angles), *(-math.sin(a) for a in angles)]
     h = torch.tensor(features, dtype=torch.float64)
