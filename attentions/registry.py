@@ -1,7 +1,8 @@
 """The registry of mechanisms: the folder conf/attention, where one YAML names each class."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,23 +38,38 @@ def load(name: str) -> DictConfig:
     return cast(DictConfig, OmegaConf.load(CONF / "attention" / f"{name}.yaml"))
 
 
-def factory(config: DictConfig) -> AttentionFactory:
-    """The constructor that the settings describe, with all but the common arguments bound.
+@dataclass(frozen=True)
+class BoundFactory:
+    """The constructor of a mechanism, with all but the common arguments bound."""
+
+    cls: type[Attention]
+    settings: Mapping[str, Any]
+
+    def __call__(
+        self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any
+    ) -> Attention:
+        """Build it; see `AttentionFactory`."""
+        try:
+            return self.cls(embed_dim, num_heads, pattern, **self.settings, **common)
+        except TypeError as error:
+            target = f"{self.cls.__module__}.{self.cls.__qualname__}"
+            raise ValueError(f"{target}: {error}") from error
+
+    def at_layer(self, layer: int) -> "BoundFactory":
+        """The one for this depth of a backbone, where the settings have a `layer`."""
+        if "layer" not in self.settings:
+            return self
+        return BoundFactory(self.cls, {**self.settings, "layer": layer})
+
+
+def factory(config: DictConfig) -> BoundFactory:
+    """The constructor that the settings describe.
 
     Raises:
         ValueError: If `_target_` names nothing that can be imported, or no Attention.
     """
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    target = settings.pop("_target_")
-    cls = mechanism(target)
-
-    def build(embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> Attention:
-        try:
-            return cls(embed_dim, num_heads, pattern, **settings, **common)
-        except TypeError as error:
-            raise ValueError(f"{target}: {error}") from error
-
-    return build
+    return BoundFactory(mechanism(settings.pop("_target_")), settings)
 
 
 def mechanism(target: str) -> type[Attention]:
