@@ -13,12 +13,12 @@ Shapes: B batch, H heads, M query length, N context length, D head_dim, C landma
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.masked import masked_attention
 from attentions.functional.segments import segment_means, segments
+from attentions.functional.short_convolution import head_convolution
 
 _LEAK = "landmarks are means over all queries: a later one would leak"
 
@@ -84,9 +84,7 @@ class NystromAttention(MultiHeadAttention):
             return mixed
         if key_padding_mask is not None:
             v = v.masked_fill(key_padding_mask[:, None, :, None], 0.0)
-        # The module would refuse inputs of another precision than its weights.
-        weight = self.conv.weight.to(v.dtype)
-        return mixed + F.conv2d(v, weight, padding="same", groups=self.num_heads)
+        return mixed + head_convolution(v, self.conv.weight[:, 0, :, 0].to(v.dtype))
 
     def _approximate(
         self,
