@@ -96,14 +96,13 @@ class LocalLinearAttention(MultiHeadAttention):
     def _regress(
         self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None, is_causal: bool
     ) -> Tensor:
-        settings = is_causal, self.ridge, self.num_iterations
-        return local_linear(q, k, v, padding_mask, *settings)[0]
+        # A graph cannot stop where the solution is found, and unrolled it would have thousands of
+        # nodes: it calls one operator. Elsewhere what that consists of is seen, and counted.
+        operator = _opaque_forward if torch.compiler.is_compiling() else _LocalLinear.apply
+        return operator(q, k, v, padding_mask, is_causal, self.ridge, self.num_iterations)[0]
 
 
-# Operators of their own, which torch.compile calls as they are: they stop when they have converged,
-# which a graph cannot, and unrolled they would be thousands of nodes.
-@torch.library.custom_op("attnbench::local_linear", mutates_args=())
-def local_linear(
+def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -126,7 +125,6 @@ def local_linear(
     return torch.cat(out, dim=2), torch.cat(slopes, dim=2)
 
 
-@torch.library.custom_op("attnbench::local_linear_backward", mutates_args=())
 def _backward(
     grad: Tensor,
     q: Tensor,
@@ -160,18 +158,34 @@ def _backward(
     return torch.cat(grad_q, dim=2), grad_k, grad_v
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, padding_mask, *ctx.settings = inputs
-    ctx.save_for_backward(q, k, v, padding_mask, output[1])
+class _LocalLinear(torch.autograd.Function):
+    """`_forward` with the gradient of `_backward`."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, padding_mask, *ctx.settings = inputs
+        ctx.save_for_backward(q, k, v, padding_mask, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *_backward(grads[0], *ctx.saved_tensors, *ctx.settings), None, None, None, None
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None
-
-
-local_linear.register_autograd(_differentiate, setup_context=_save)
-local_linear.register_fake(lambda q, *_: (q.new_empty(q.shape), q.new_empty(q.shape)))
-_backward.register_fake(lambda _, *qkv_etc: tuple(x.new_empty(x.shape) for x in qkv_etc[:3]))
+_opaque_forward = torch.library.custom_op("attnbench::lla", _forward, mutates_args=())
+_opaque_backward = torch.library.custom_op("attnbench::lla_backward", _backward, mutates_args=())
+_opaque_forward.register_fake(lambda q, *_: (q.new_empty(q.shape), q.new_empty(q.shape)))
+_opaque_backward.register_fake(lambda _, *qkv_etc: tuple(x.new_empty(x.shape) for x in qkv_etc[:3]))
+_opaque_forward.register_autograd(
+    lambda ctx, grad, _: (
+        *_opaque_backward(grad, *ctx.saved_tensors, *ctx.settings),
+        *[None] * 4,
+    ),
+    setup_context=_LocalLinear.setup_context,
+)
 
 
 def _blocks(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern
 from attentions.softmax.lla import LocalLinearAttention
@@ -103,6 +104,15 @@ def test_memory_is_linear() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         attention.mix(q, k, v)
     assert sum(x.numel() for x in kept) == 4 * 2 * 300 * 8
+
+
+def test_its_operations_are_counted() -> None:
+    # An operator of its own would hide them: scores, means, output and at least one step.
+    attention = local_linear(Pattern.NONCAUSAL_SELF)
+    with FlopCounterMode(display=False) as counter:
+        attention.mix(*(draw(seed, 1, 2, 300, 8) for seed in range(3)))
+    product = 2 * 2 * 300 * 300 * 8  # multiplied and added, heads, queries, keys, head_dim
+    assert counter.get_total_flops() > 6 * product
 
 
 @pytest.mark.parametrize("pattern", [Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS])
