@@ -1,0 +1,216 @@
+"""Long-short attention (Transformer-LS): a window, and beside it a summary of everything.
+
+Source: Zhu et al., "Long-Short Transformer: Efficient Transformers for Language and Vision",
+NeurIPS 2021, arXiv:2107.02192, and its authors' code: the summary is of normed keys and values in
+the noncausal pattern, of plain ones in the causal; the queries of a chunk see all chunks before it.
+Departs from it: no relative positions, which its language models have from Transformer-XL: there
+positions are the backbone's; no bias where the summary's weights come from, for it cancels.
+
+Shapes: B batch, H heads, N length, D head_dim, r vectors per summary, C chunks, T blocks of
+queries, b queries per block, S summary vectors in all.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.gathered_blocks import gathered_attention
+from attentions.functional.growing import append
+from attentions.functional.masked import masked_attention
+
+_UNALIGNED = "the window is a place in the query's own sequence"
+
+
+class LongShortAttention(MultiHeadAttention):
+    """One softmax over the window's keys LN_short(K) and the summary's LN_long(P^T K), V alike.
+
+    P is a softmax of x W_P over positions. Noncausal: over all; a block of `window` queries sees
+    itself and half a window on either side. Causal: over each chunk of the past; a query sees the
+    chunks before its own, and `window` keys up to its own.
+
+    Args:
+        window: Positions per block; causal: keys in the window.
+        num_landmarks: Vectors r that sum up the sequence, in the noncausal pattern.
+        chunk_size: Positions per chunk, in the causal pattern.
+        chunk_rank: Vectors r that sum up a chunk, in the causal pattern.
+    """
+
+    patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
+    refuses: ClassVar = {Pattern.NONCAUSAL_CROSS: _UNALIGNED, Pattern.CAUSAL_CROSS: _UNALIGNED}
+    drops_weights = True
+    full_precision = True
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        window: int,
+        num_landmarks: int,
+        chunk_size: int,
+        chunk_rank: int,
+        **common: Any,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, pattern, **common)
+        for name, value in (
+            ("window", window),
+            ("num_landmarks", num_landmarks),
+            ("chunk_size", chunk_size),
+            ("chunk_rank", chunk_rank),
+        ):
+            if value < 1:
+                self._fail(f"{name} must be positive, got {value}")
+        self.window = window
+        self.chunk_size = chunk_size
+        self.rank = chunk_rank if self.pattern is Pattern.CAUSAL_SELF else num_landmarks
+        self.summary_proj = nn.Linear(embed_dim, num_heads * self.rank, bias=False)
+        self.short_norm = nn.LayerNorm(embed_dim)
+        self.long_norm = nn.LayerNorm(embed_dim)
+
+    def _keys_and_values(self, x: Tensor, position: int = 0) -> tuple[Tensor, Tensor]:
+        """Keys with the logits of P as r columns more, and values."""
+        k, v = super()._keys_and_values(x, position)
+        logits = self.summary_proj(x).unflatten(-1, (-1, self.rank)).transpose(1, 2)
+        return torch.cat([k, logits.to(k.dtype)], dim=-1), v
+
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        query_padding_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """See `MultiHeadAttention.mix`; k has the logits of P behind its columns."""
+        length, is_causal = q.shape[2], self.pattern is Pattern.CAUSAL_SELF
+        k, logits = k.split([self.head_dim, self.rank], dim=-1)
+        near_k, near_v = _normed(self.short_norm, k, v)
+        sources = (k, v, logits) if is_causal else (near_k, near_v, logits)
+        chunk = self.chunk_size if is_causal else length
+        shape = (length // chunk, chunk)
+        whole = shape[0] * shape[1]
+        padding = None
+        if key_padding_mask is not None:
+            padding = key_padding_mask[:, :whole].unflatten(1, shape)
+            empty = padding.all(dim=-1).repeat_interleave(self.rank, dim=1)
+            key_padding_mask = torch.cat([empty, key_padding_mask], dim=1)
+        k, v, logits = (x[:, :, :whole].unflatten(2, shape) for x in sources)
+        far_k, far_v = self._summary(k, v, logits, padding)
+        keys, allowed = self._visible(length, far_k.shape[2], q.device)
+        return gathered_attention(
+            q,
+            torch.cat([far_k, near_k], dim=2),
+            torch.cat([far_v, near_v], dim=2),
+            keys,
+            allowed,
+            key_padding_mask=key_padding_mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+
+    def _visible(self, length: int, num_far: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What each block of queries sees of S summary vectors and of the keys behind them.
+
+        Returns:
+            Their places (1, T, W), -1 for none; and which query sees which, bool (1, T, b, W).
+        """
+        is_causal = self.pattern is Pattern.CAUSAL_SELF
+        window, reach = self.window, max(1, self.window // 2)
+        # Several blocks of a short window are one here: fewer copies, more masked scores.
+        size = max(32, min(128, window // 2)) if is_causal else window * max(1, 32 // window)
+        size = min(size, length)
+        block = torch.arange(0, length, size, device=device)[:, None]
+        query = (block + torch.arange(size, device=device))[..., None]  # (T, b, 1)
+        own = query if is_causal else query // window * window
+        first = own - (window - 1 if is_causal else reach)
+        last = own if is_causal else own + window - 1 + reach
+        before, after = (window - 1, 0) if is_causal else (reach, reach)
+        near = block + torch.arange(-before, size + after, device=device)
+        far = torch.arange(num_far, device=device).expand(len(block), -1)
+        sees_near = (first <= near[:, None]) & (near[:, None] <= last)
+        sees_far = far[:, None] // self.rank < query // self.chunk_size
+        if not is_causal:
+            sees_far = torch.ones_like(sees_far)
+        places = torch.where((near >= 0) & (near < length), near + num_far, -1)
+        keys, allowed = torch.cat([far, places], dim=-1), torch.cat([sees_far, sees_near], dim=-1)
+        return keys[None], allowed[None]
+
+    def absorb(
+        self,
+        memory: Mapping[str, Tensor],
+        k: Tensor,
+        v: Tensor,
+        *,
+        position: int = 0,
+        key_padding_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Keep the summaries of whole chunks, and the last keys and values as they came.
+
+        These are enough for the window and for the chunk that is not whole; position p in slot
+        p mod their number.
+        """
+        end, room = position + k.shape[-2], max(self.window, self.chunk_size)
+        new = {"k": k, "v": v}
+        if not memory:
+            memory = {name: x.new_zeros(*x.shape[:2], room, x.shape[-1]) for name, x in new.items()}
+            memory |= {f"far_{name}": v.new_zeros(*v.shape[:2], 0, v.shape[-1]) for name in new}
+        before, after = position // self.chunk_size, end // self.chunk_size
+        kept = dict(memory)
+        if after > before:
+            begun = torch.arange(before * self.chunk_size, position, device=k.device) % room
+            chunks = [torch.cat([memory[name][:, :, begun], x], dim=2) for name, x in new.items()]
+            shape = (after - before, self.chunk_size)
+            k, v = (x[:, :, : shape[0] * shape[1]].unflatten(2, shape) for x in chunks)
+            k, logits = k.split([self.head_dim, self.rank], dim=-1)
+            far_k, far_v = self._summary(k, v, logits)
+            far = {"far_k": memory["far_k"], "far_v": memory["far_v"]}
+            kept |= append(far, before * self.rank, far_k=far_k, far_v=far_v)
+        first = max(position, end - room)
+        slots = torch.arange(first, end, device=v.device) % room
+        for name, x in new.items():
+            kept[name] = memory[name].index_copy_(2, slots, x[:, :, first - position :])
+        return kept
+
+    def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
+        """Softmax over the window and the summaries of the chunks before the query's."""
+        start = max(0, position - self.window + 1)
+        slots = torch.arange(start, position + 1, device=q.device) % memory["k"].shape[2]
+        near = (memory["k"][:, :, slots, : self.head_dim], memory["v"][:, :, slots])
+        near = _normed(self.short_norm, *near)
+        num_far = position // self.chunk_size * self.rank
+        far = (memory[name][:, :, :num_far] for name in ("far_k", "far_v"))
+        k, v = (torch.cat(both, dim=2) for both in zip(far, near, strict=True))
+        return masked_attention(q, k, v)
+
+    def _summary(
+        self, k: Tensor, v: Tensor, logits: Tensor, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The r weighted means of each chunk of keys and values, normed: (B, H, C r, D) twice.
+
+        Args:
+            k: (B, H, C, positions, D).
+            v: (B, H, C, positions, D).
+            logits: (B, H, C, positions, r).
+            padding: Bool (B, C, positions), True for padding; None for no padding.
+        """
+        if padding is not None:
+            logits = logits.masked_fill(padding[:, None, ..., None], -1e30)
+        weights = logits.softmax(dim=-2).mT
+        return _normed(self.long_norm, *((weights @ x).flatten(2, 3) for x in (k, v)))
+
+
+def _normed(norm: nn.LayerNorm, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, H, L, D), each normed over all heads together."""
+    weight, bias = norm.weight.to(k.dtype), norm.bias.to(k.dtype)
+    k, v = (
+        F.layer_norm(x.transpose(1, 2).flatten(2), norm.normalized_shape, weight, bias, norm.eps)
+        .unflatten(2, (-1, x.shape[-1]))
+        .transpose(1, 2)
+        for x in (k, v)
+    )
+    return k, v
