@@ -135,7 +135,8 @@ class BaseConvAttention(Attention):
         u, memory = self._input(query, state.position), state.tensors
         with torch.autocast(u.device.type, enabled=False):
             if self.long is not None:
-                convolved, memory = self.long.decode(u, memory, state.position)
+                # The memory holds u, which may be the caller's own query.
+                convolved, memory = self.long.decode(u.clone(), memory, state.position)
             else:
                 (weight,), before = self._short_weights(u), memory.get("recent")
                 convolved = short_convolution(u, weight, before)

@@ -74,8 +74,8 @@ class LongConvolution(nn.Module):
         channels = len(self.skip)
         h = F.linear(h, self.filters.weight.to(dtype)).unflatten(-1, (-1, channels))
         # They fade to a hundredth within 1.5 of `max_len` to 0.3 of it.
-        rate = math.log(100) * torch.linspace(1 / 1.5, 1 / 0.3, channels, dtype=dtype).to(t.device)
-        h = (h * (-t * rate).exp()[:, None]).movedim(0, -1)
+        rate = torch.linspace(1 / 1.5, 1 / 0.3, channels, dtype=dtype, device=t.device)
+        h = (h * (-math.log(100) * t * rate).exp()[:, None]).movedim(0, -1)
         here = torch.stack([self.skip.to(dtype), torch.zeros_like(rate)][: len(h)])
         return h + here[..., None] * (distance == 0)
 

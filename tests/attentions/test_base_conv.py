@@ -47,6 +47,16 @@ def test_state_of_a_long_filter_is_each_input_and_the_filter() -> None:
     assert state.num_bytes == 5 * 2 * 40 * 16 * 8  # batch, inputs and filter, tokens, E, bytes
 
 
+def test_the_state_does_not_share_memory_with_the_prompt() -> None:
+    attention = build("base_conv", Pattern.CAUSAL_SELF)
+    u = draw(0, 2, 9, 16)
+    prompt = u[:, :8].clone()
+    _, state = attention.prefill(prompt, attention.init_state(2))
+    prompt.zero_()
+    answered, _ = attention.step(u[:, 8:], state)
+    torch.testing.assert_close(answered, attention(u)[:, 8:])
+
+
 def test_sequences_longer_than_the_filter_are_refused() -> None:
     attention = build("base_conv", Pattern.CAUSAL_SELF, max_len=9)
     u = draw(0, 2, 10, 16)
