@@ -34,6 +34,15 @@ def test_window_and_its_gradients_match_a_dense_mask(length: int, before: int, a
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("num_shared", [1, 5, 50])
+def test_shared_keys_are_seen_by_every_query_once(num_shared: int) -> None:
+    q, k, v = draw(50, 50)
+    offset = torch.arange(50) - torch.arange(50)[:, None]
+    allowed = (-2 <= offset) & (offset <= 0) | (torch.arange(50) < num_shared)
+    actual = window_attention(q, k, v, before=2, after=0, num_shared=num_shared)
+    torch.testing.assert_close(actual, dense(q, k, v, allowed))
+
+
 @pytest.mark.parametrize(
     ("query_len", "key_len"), [(1, 1), (1, 50), (50, 1), (90, 30), (30, 90), (7, 500), (100, 99)]
 )
