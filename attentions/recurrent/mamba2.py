@@ -152,7 +152,8 @@ class Mamba2Attention(Attention):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x (B, H, L, P), B and C (B, 1, L, N), dt x (B, H, L, P) and log a (B, H, L)."""
         weight, bias = self.conv.to(xbc.dtype), self.conv_bias.to(xbc.dtype)
-        xbc = F.silu(short_convolution(xbc, weight, before) + bias)
+        # Channel by channel in memory; what follows reads it by positions, often.
+        xbc = F.silu(short_convolution(xbc, weight, before, bias=bias).contiguous())
         x, b, c = xbc.split([self.widths[0], self.state_dim, self.state_dim], dim=-1)
         x = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         dt = dt.mT
