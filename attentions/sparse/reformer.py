@@ -34,7 +34,7 @@ class ReformerAttention(MultiHeadAttention):
         chunk_size: Positions per chunk.
         num_rounds: How many times to hash.
         num_buckets: Even; None for 2 max_len / chunk_size, the paper's relation.
-        seed: Draws every R.
+        seed: Draws every R, others in each layer.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
@@ -71,7 +71,7 @@ class ReformerAttention(MultiHeadAttention):
         self.num_rounds = num_rounds
         self.num_buckets = num_buckets
         self.k_proj = self.q_proj
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + self.layer)
         shape = (num_heads, self.head_dim, num_rounds, num_buckets // 2)
         self.register_buffer("rotations", torch.randn(shape, generator=generator))
 
@@ -137,10 +137,12 @@ class ReformerAttention(MultiHeadAttention):
     @torch.no_grad()
     def _hash(self, x: Tensor) -> Tensor:
         """(B, H, N, D) to bucket numbers (B, H, R, N): where [x R, -x R] is largest."""
-        turned = x @ self.rotations.flatten(2).to(x.dtype)
-        turned = turned.unflatten(-1, (self.num_rounds, -1)).transpose(2, 3)
-        (high, most), (low, least) = turned.max(dim=-1), turned.min(dim=-1)
-        return torch.where(high >= -low, most, least + self.num_buckets // 2)
+        rounds = []
+        for rotation in self.rotations.to(x.dtype).unbind(dim=2):
+            turned = x @ rotation
+            (high, most), (low, least) = turned.max(dim=-1), turned.min(dim=-1)
+            rounds.append(torch.where(high >= -low, most, least + self.num_buckets // 2))
+        return torch.stack(rounds, dim=2)
 
     def _bias(self, chunks: SortedChunks, dtype: torch.dtype) -> Tensor:
         """What the masks and the rounds before add to the scores: (B, H, R, T, C, 2 C)."""
