@@ -101,6 +101,7 @@ class Attention(nn.Module):
         max_len: The greatest length of query or context that will be seen, for the mechanisms
             whose parameters or constants depend on it.
         grid: (height, width) of image inputs, for the mechanisms with 2-D neighbourhoods.
+        layer: The depth of the place in its backbone, from 0, for those that differ by layer.
 
     Raises:
         UnsupportedPattern: If `pattern` is not among the claimed `patterns`.
@@ -123,6 +124,7 @@ class Attention(nn.Module):
         dropout: float = 0.0,
         max_len: int | None = None,
         grid: tuple[int, int] | None = None,
+        layer: int = 0,
     ) -> None:
         super().__init__()
         pattern = Pattern(pattern)
@@ -138,6 +140,8 @@ class Attention(nn.Module):
             self._fail(f"dropout must be in [0, 1), got {dropout}")
         if max_len is not None and max_len < 1:
             self._fail(f"max_len must be positive, got {max_len}")
+        if layer < 0:
+            self._fail(f"layer must not be negative, got {layer}")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
@@ -145,6 +149,7 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.max_len = max_len
         self.grid = grid
+        self.layer = layer
 
     def forward(
         self,

@@ -1,8 +1,7 @@
 """The registry of mechanisms: the folder conf/attention, where one YAML names each class."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from attentions.base import Attention, Pattern
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 AttentionFactory = Callable[..., Attention]
-"""Called as factory(embed_dim, num_heads, pattern, *, dropout, max_len, grid)."""
+"""Called as factory(embed_dim, num_heads, pattern, *, dropout, max_len, grid, layer)."""
 
 
 def names() -> list[str]:
@@ -38,38 +37,23 @@ def load(name: str) -> DictConfig:
     return cast(DictConfig, OmegaConf.load(CONF / "attention" / f"{name}.yaml"))
 
 
-@dataclass(frozen=True)
-class BoundFactory:
-    """The constructor of a mechanism, with all but the common arguments bound."""
-
-    cls: type[Attention]
-    settings: Mapping[str, Any]
-
-    def __call__(
-        self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any
-    ) -> Attention:
-        """Build it; see `AttentionFactory`."""
-        try:
-            return self.cls(embed_dim, num_heads, pattern, **self.settings, **common)
-        except TypeError as error:
-            target = f"{self.cls.__module__}.{self.cls.__qualname__}"
-            raise ValueError(f"{target}: {error}") from error
-
-    def at_layer(self, layer: int) -> "BoundFactory":
-        """The one for this depth of a backbone, where the settings have a `layer`."""
-        if "layer" not in self.settings:
-            return self
-        return BoundFactory(self.cls, {**self.settings, "layer": layer})
-
-
-def factory(config: DictConfig) -> BoundFactory:
-    """The constructor that the settings describe.
+def factory(config: DictConfig) -> AttentionFactory:
+    """The constructor that the settings describe, with all but the common arguments bound.
 
     Raises:
         ValueError: If `_target_` names nothing that can be imported, or no Attention.
     """
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return BoundFactory(mechanism(settings.pop("_target_")), settings)
+    target = settings.pop("_target_")
+    cls = mechanism(target)
+
+    def build(embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> Attention:
+        try:
+            return cls(embed_dim, num_heads, pattern, **settings, **common)
+        except TypeError as error:
+            raise ValueError(f"{target}: {error}") from error
+
+    return build
 
 
 def mechanism(target: str) -> type[Attention]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from attentions.base import Attention, Pattern, UnsupportedPattern
-from attentions.registry import AttentionFactory, BoundFactory
+from attentions.registry import AttentionFactory
 from attentions.softmax.softmax import SoftmaxAttention
 
 
@@ -58,9 +58,8 @@ class AttentionSlots:
         """
         tested = self.pattern in ("all", pattern)
         factory = self.attention if tested else rest
-        if isinstance(factory, BoundFactory):
-            factory = factory.at_layer(layer)
-        built = factory(embed_dim, num_heads, pattern, dropout=dropout, max_len=max_len, grid=grid)
+        place = {"dropout": dropout, "max_len": max_len, "grid": grid, "layer": layer}
+        built = factory(embed_dim, num_heads, pattern, **place)
         if tested:
             self.under_test.append(built)
         return built

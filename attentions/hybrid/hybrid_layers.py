@@ -22,7 +22,6 @@ class HybridLayers(Attention):
         linear: The name of the mechanism of most layers.
         full: The name of the mechanism that follows every `ratio` layers of the other.
         ratio: Layers of `linear` to one of `full`; 0 for `full` alone, None for `linear` alone.
-        layer: The depth of this place, from 0. In training the backbone says it, over what is set.
     """
 
     patterns = frozenset(Pattern)
@@ -36,14 +35,11 @@ class HybridLayers(Attention):
         linear: str,
         full: str,
         ratio: int | None,
-        layer: int,
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
         if ratio is not None and ratio < 0:
             self._fail(f"ratio must not be negative, got {ratio}")
-        if layer < 0:
-            self._fail(f"layer must not be negative, got {layer}")
         parts = [registry.load(name) for name in (linear, full)]
         classes = [registry.mechanism(part["_target_"]) for part in parts]
         if HybridLayers in classes:
@@ -55,8 +51,7 @@ class HybridLayers(Attention):
                 raise UnsupportedPattern(
                     f"HybridLayers of {linear} and {full}", pattern, both, reason
                 )
-        is_full = ratio is not None and (layer + 1) % (ratio + 1) == 0
-        self.layer = layer
+        is_full = ratio is not None and (self.layer + 1) % (ratio + 1) == 0
         self.part = registry.factory(parts[is_full])(embed_dim, num_heads, pattern, **common)
 
     def attend(

@@ -38,7 +38,7 @@ class BigBirdAttention(MultiHeadAttention):
     Args:
         block_size: Positions per block; the last block may be shorter.
         num_random: Random blocks per block.
-        seed: Draws them; another one for each layer gives each layer its own.
+        seed: Draws them, others in each layer.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
@@ -64,7 +64,7 @@ class BigBirdAttention(MultiHeadAttention):
         if num_random < 0:
             self._fail(f"num_random must be at least 0, got {num_random}")
         self.block_size = block_size
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + self.layer)
         # Large integers, of which any number of blocks takes the remainder.
         draws = torch.randint(2**62, (num_heads, _ROWS, num_random), generator=generator)
         self.register_buffer("draws", draws)

@@ -24,7 +24,7 @@ class ProbSparseAttention(MultiHeadAttention):
     Args:
         factor: The c of the paper: c ceil(ln M) queries attend, and they are chosen by their
             scores against c ceil(ln N) sampled keys.
-        seed: Draws the sampled keys.
+        seed: Draws the sampled keys, others in each layer.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS})
@@ -45,7 +45,7 @@ class ProbSparseAttention(MultiHeadAttention):
         if factor < 1:
             self._fail(f"factor must be positive, got {factor}")
         self.factor = factor
-        self.register_buffer("draws", key_draws(factor, seed))
+        self.register_buffer("draws", key_draws(factor, seed + self.layer))
 
     def mix(
         self,

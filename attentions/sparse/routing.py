@@ -32,7 +32,7 @@ class RoutingAttention(MultiHeadAttention):
         num_clusters: Number of centroids per head; None for sqrt(max_len), the paper's choice.
         window: Members of a cluster that are taken; None for max_len / num_clusters.
         decay: Of the centroids in each training pass, towards the mean of what is assigned to them.
-        seed: Draws the first centroids.
+        seed: Draws the first centroids, others in each layer.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.NONCAUSAL_CROSS})
@@ -71,7 +71,7 @@ class RoutingAttention(MultiHeadAttention):
         self.decay = decay
         if self.pattern is Pattern.CAUSAL_SELF:
             self.k_proj = self.q_proj
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + self.layer)
         shape = (num_heads, num_clusters, self.head_dim)
         self.register_buffer("centroids", _normalised(torch.randn(shape, generator=generator)))
 

@@ -82,7 +82,7 @@ class Informer(nn.Module):
                 **sizes,
                 layer=layer,
                 max_len=length,
-                rest=partial(ProbSparseAttention, factor=FACTOR, seed=layer),
+                rest=partial(ProbSparseAttention, factor=FACTOR),
             )
             self.encoder.append(EncoderLayer(attention, embed_dim, ffn_dim, dropout))
         self.encoder.append(nn.LayerNorm(embed_dim))
