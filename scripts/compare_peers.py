@@ -166,7 +166,7 @@ def _(pattern: Pattern, length: int) -> Sides:
     return Sides(ours("linear_elu", pattern).mix, by_position(theirs), heads(length))
 
 
-@pairing("abc", [CS], "fla naive_cumsum_abc")
+@pairing("abc", [CS], "fla naive_cumsum_abc", SHORT)
 def _(pattern: Pattern, length: int) -> Sides:
     naive = package("fla.ops.abc.naive").naive_cumsum_abc
     control = torch.randn(HEAD_DIM, 16)
