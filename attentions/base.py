@@ -114,6 +114,8 @@ class Attention(nn.Module):
     """Why an unclaimed pattern is not served, in half a line."""
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
+    auxiliary_loss: Tensor | None = None
+    """What is to be added to the loss of the task; a training pass sets it where there is such."""
 
     def __init__(
         self,
@@ -387,7 +389,7 @@ class MultiHeadAttention(Attention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Project, mix, and project back."""
-        q, (k, v) = self._queries(query), self._keys_and_values(context)
+        q, k, v = self._project(query, context)
         with self._precision(q):
             mixed = self.mix(
                 q, k, v, query_padding_mask=query_padding_mask, key_padding_mask=key_padding_mask
@@ -445,6 +447,13 @@ class MultiHeadAttention(Attention):
         if self.full_precision:
             heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
         return heads
+
+    def _project(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `mix` is given."""
+        q = self._queries(query)
+        if self.k_proj is self.q_proj:  # keys and queries of one sequence are the same
+            return q, q, self._heads(self.v_proj, context)
+        return q, *self._keys_and_values(context)
 
     def _queries(self, x: Tensor, position: int = 0) -> Tensor:
         return self._turned(self._heads(self.q_proj, x), position)

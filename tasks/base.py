@@ -190,7 +190,8 @@ class Task(LightningModule):
     """A backbone with its loss and metrics.
 
     A subclass builds its backbone from `slots` in `__init__`, and writes `training_step`,
-    `validation_step`, `test_step` and `configure_optimizers`. What it logs in validation and test
+    `validation_step`, `test_step` and `configure_optimizers`; the training step adds
+    `auxiliary_loss()` to its loss. What it logs in validation and test
     under a name of `directions` becomes a measurement.
     """
 
@@ -212,6 +213,11 @@ class Task(LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """What the attentions under test add to the loss of a training step, after their pass."""
+        losses = (attention.auxiliary_loss for attention in self.slots.under_test)
+        return sum(loss for loss in losses if loss is not None)
 
     @classmethod
     def check_pattern(cls, pattern: Pattern | Literal["all"]) -> None:

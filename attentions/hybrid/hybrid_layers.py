@@ -64,7 +64,9 @@ class HybridLayers(Attention):
     ) -> Tensor:
         """See `Attention.attend`."""
         masks = {"query_padding_mask": query_padding_mask, "key_padding_mask": key_padding_mask}
-        return self.part.attend(query, context, **masks)
+        mixed = self.part.attend(query, context, **masks)
+        self.auxiliary_loss = self.part.auxiliary_loss
+        return mixed
 
     def init_state(
         self,

@@ -51,19 +51,17 @@ class MixtureOfHeadAttention(MultiHeadAttention):
     gates num_active p / (the sum of those p), and the rest zero. Both kinds are weighed against
     each other by 2 softmax(W_h x).
 
-    In training the attribute `balance_loss` holds the load-balancing loss of the last pass, a
-    scalar with a gradient, to be added to the task's loss (times 0.01 in the paper). It is
-    `num_active` where all routed heads are chosen alike often, and more where few are. In
-    evaluation it is None.
+    In training `auxiliary_loss` holds the load-balancing loss of the last pass: `balance_weight`
+    times `num_active` where all routed heads are chosen alike often, and more where few are.
 
     Args:
         num_shared: Number of shared heads; None for half of all.
         num_active: Number of routed heads that a token uses; None for a quarter of all, at least 1.
+        balance_weight: Of the load-balancing loss.
     """
 
     patterns = frozenset(Pattern)
     drops_weights = True
-    balance_loss: Tensor | None
 
     def __init__(
         self,
@@ -73,6 +71,7 @@ class MixtureOfHeadAttention(MultiHeadAttention):
         *,
         num_shared: int | None,
         num_active: int | None,
+        balance_weight: float = 0.01,
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
@@ -88,7 +87,7 @@ class MixtureOfHeadAttention(MultiHeadAttention):
             )
         self.num_logits = num_heads + 2  # W_s, W_r and W_h
         self.q_proj = RoutedQuery(embed_dim, self.num_logits, self.head_dim)
-        self.balance_loss = None
+        self.balance_weight = balance_weight
 
     def mix(
         self,
@@ -110,9 +109,10 @@ class MixtureOfHeadAttention(MultiHeadAttention):
             dropout=self.dropout if self.training else 0.0,
         )
         gates, probability, chosen = self._route(logits)
-        self.balance_loss = None
+        self.auxiliary_loss = None
         if self.training:
-            self.balance_loss = self._imbalance(probability, chosen, query_padding_mask)
+            imbalance = self._imbalance(probability, chosen, query_padding_mask)
+            self.auxiliary_loss = self.balance_weight * imbalance
         return heads * gates.to(heads.dtype)
 
     def absorb(

@@ -41,7 +41,8 @@ class Forecasting(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error."""
-        return F.mse_loss(self.forecast(batch.past, batch.times).float(), batch.future)
+        forecast = self.forecast(batch.past, batch.times).float()
+        return F.mse_loss(forecast, batch.future) + self.auxiliary_loss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors."""

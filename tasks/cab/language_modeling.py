@@ -74,7 +74,8 @@ class LanguageModeling(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy in nats."""
         logits = self.model.logits(self.model(batch.tokens)).float()
-        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        return loss + self.auxiliary_loss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the tokens of blocks."""

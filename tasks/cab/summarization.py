@@ -104,9 +104,10 @@ class Summarization(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Label-smoothed cross-entropy, the mean over the tokens of the batch."""
         logits = self._logits(batch)
-        return F.cross_entropy(
+        loss = F.cross_entropy(
             logits, batch.labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing
         )
+        return loss + self.auxiliary_loss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the likelihood of each token."""

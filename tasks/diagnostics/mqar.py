@@ -242,7 +242,9 @@ class Mqar(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy over the queries."""
         logits = self.decoder(batch.tokens, batch.positions).float()
-        return F.cross_entropy(logits.flatten(0, 1), batch.answers.flatten(), ignore_index=IGNORED)
+        answers = batch.answers.flatten()
+        loss = F.cross_entropy(logits.flatten(0, 1), answers, ignore_index=IGNORED)
+        return loss + self.auxiliary_loss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the examples by their share of right answers."""

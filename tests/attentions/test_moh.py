@@ -66,13 +66,13 @@ def test_the_balance_loss_grows_when_one_head_takes_all_tokens() -> None:
         router(attention).zero_()
         router(attention)[3:8, :5] = 50.0 * torch.eye(5, dtype=torch.float64)
     attention(tokens)  # each token has a head of its own
-    balanced = attention.balance_loss
+    balanced = attention.auxiliary_loss
     attention(tokens[:, :1])  # one head does it all
-    crowded = attention.balance_loss
+    crowded = attention.auxiliary_loss
     assert balanced is not None
     assert crowded is not None
-    assert balanced.item() == pytest.approx(1.0)
-    assert crowded.item() == pytest.approx(5.0)
+    assert balanced.item() == pytest.approx(0.01)
+    assert crowded.item() == pytest.approx(0.05)
 
 
 def test_the_balance_loss_trains_the_router_and_counts_no_padding() -> None:
@@ -81,15 +81,15 @@ def test_the_balance_loss_trains_the_router_and_counts_no_padding() -> None:
     padding = torch.zeros(2, 9, dtype=torch.bool)
     padding[:, 6:] = True
     attention(query, context, query_padding_mask=padding)
-    padded = attention.balance_loss
+    padded = attention.auxiliary_loss
     attention(query[:, :6], context)
     assert padded is not None
-    torch.testing.assert_close(padded, attention.balance_loss)
+    torch.testing.assert_close(padded, attention.auxiliary_loss)
     (gradient,) = torch.autograd.grad(padded, router(attention))
     assert (gradient[3:8].abs().amax(dim=1) > 1e-6).all()
     assert not gradient[:3].any()
     attention.eval()(query, context)
-    assert attention.balance_loss is None
+    assert attention.auxiliary_loss is None
 
 
 def test_the_state_is_keys_and_values() -> None:
