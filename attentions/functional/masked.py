@@ -39,10 +39,13 @@ def masked_attention(
     options = {"dropout_p": dropout, "enable_gqa": enable_gqa}
     if allowed is None and bias is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, **options)
-    if is_causal or allowed is None:
-        square = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
-        square = square.tril() if is_causal else square
-        allowed = square if allowed is None else allowed & square
+    if allowed is None and not is_causal:
+        assert bias is not None
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), **options)
+    if is_causal:
+        earlier = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        allowed = earlier if allowed is None else allowed & earlier
+    assert allowed is not None
     some = allowed.any(dim=-1, keepdim=True)
     mask = allowed | ~some
     if bias is not None:
