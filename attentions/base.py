@@ -389,7 +389,7 @@ class MultiHeadAttention(Attention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Project, mix, and project back."""
-        q, k, v = self._project(query, context)
+        q, k, v = self._queries_keys_values(query, context)
         with self._precision(q):
             mixed = self.mix(
                 q, k, v, query_padding_mask=query_padding_mask, key_padding_mask=key_padding_mask
@@ -448,7 +448,7 @@ class MultiHeadAttention(Attention):
             heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
         return heads
 
-    def _project(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _queries_keys_values(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `mix` is given."""
         q = self._queries(query)
         if self.k_proj is self.q_proj:  # keys and queries of one sequence are the same
