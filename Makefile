@@ -15,10 +15,10 @@ bench: $(VENV)/installed
 	$(BIN)/attnbench speed -m +experiment=quickstart/speed
 
 test: $(VENV)/installed
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-fast: $(VENV)/installed
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

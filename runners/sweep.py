@@ -103,9 +103,13 @@ class Display:
             live.update(self._render())
 
     def _over(self) -> list[Event]:
-        over = [e for e in self.progress.events() if e.kind in ("ended", "skipped")]
-        # A sweep that was taken up again skips what it has run itself: the first word counts.
-        return list({event.run_id: event for event in reversed(over)}.values())[::-1]
+        over: dict[str, Event] = {}
+        for event in self.progress.events():
+            if event.kind in ("ended", "skipped"):
+                # A sweep that was taken up again skips what it has run itself: the first word
+                # counts, in its place.
+                over.setdefault(event.run_id, event)
+        return list(over.values())
 
     def _print_new(self) -> None:
         over = self._over()

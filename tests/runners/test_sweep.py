@@ -11,6 +11,7 @@ import pytest
 
 from runners.progress import Progress
 from runners.records import RecordStore, Status
+from runners.sweep import Display
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -87,6 +88,21 @@ def test_two_sweeps_share_one_folder(tmp_path: Path) -> None:
     assert statuses(tmp_path) == [Status.OK] * 4
     assert told.count(": ok") == 4, "each run is run once"
     assert told.count(": already ok") == 4
+
+
+def test_a_sweep_taken_up_again_tells_of_each_run_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The first run ends, a worker dies; taken up again, the second ends before the first is
+    # skipped.
+    progress = Progress(tmp_path / "progress.jsonl")
+    display = Display(progress, total=2, folder=tmp_path)
+    progress.tell("a", "first", "ended", "ok")
+    display._print_new()
+    progress.tell("b", "second", "ended", "failed", "died twice")
+    progress.tell("a", "first", "skipped", "ok")
+    display._print_new()
+    assert capsys.readouterr().err == "[1/2] first: ok\n[2/2] second: failed: died twice\n"
 
 
 def test_a_run_that_kills_its_worker_does_not_kill_the_sweep(tmp_path: Path) -> None:
