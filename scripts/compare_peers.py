@@ -146,7 +146,8 @@ def _(pattern: Pattern, length: int) -> Sides:
     return Sides(ours("linformer", pattern, **settings), theirs, sequence(length))
 
 
-@pairing("performer", [NS, CS], "performer-pytorch")
+@pairing("performer", [CS], "performer-pytorch", SHORT)
+@pairing("performer", [NS], "performer-pytorch")
 def _(pattern: Pattern, length: int) -> Sides:
     module = package("performer_pytorch.performer_pytorch")
     attention = ours("performer", pattern, num_features=128, redraw_every=None)

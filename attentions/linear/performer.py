@@ -98,7 +98,8 @@ class PerformerAttention(MultiHeadAttention):
         top = log_phi_k.detach().amax(dim=(-2, -1), keepdim=True).clamp(min=-1e30)
         if memory:
             top = torch.maximum(top, memory["top"])
-        sums = (log_phi_k - top).exp().mT @ F.pad(v, (0, 1), value=1.0)
+        phi_k = (log_phi_k - top).exp()
+        sums = torch.cat([phi_k.mT @ v, phi_k.sum(dim=-2)[..., None]], dim=-1)
         if memory:
             sums = sums + (memory["top"] - top).exp() * memory["sums"]
         return {"sums": sums, "top": top}
