@@ -120,6 +120,7 @@ def failures(cls: type[Attention], pattern: Pattern) -> dict[str, Finding]:
 
 
 @pytest.mark.parametrize(("name", "pattern"), registry.claims())
+@pytest.mark.slow
 def test_a_shipped_claim_holds(name: str, pattern: Pattern) -> None:
     config = registry.load(name)
     cls = registry.mechanism(config["_target_"])
