@@ -198,7 +198,7 @@ def _(pattern: Pattern, length: int) -> Sides:
     return Sides(gated_scan, by_position(naive), [*qkv, F.logsigmoid(gate) / 16])
 
 
-@pairing("deltanet", [CS], "fla delta_rule_chunkwise")
+@pairing("deltanet", [CS], "fla delta_rule_chunkwise", SHORT)
 def _(pattern: Pattern, length: int) -> Sides:
     naive = package("fla.ops.delta_rule.naive").delta_rule_chunkwise
     q, k, v = heads(length)
@@ -206,7 +206,7 @@ def _(pattern: Pattern, length: int) -> Sides:
     return Sides(delta_rule, naive, [q, F.normalize(k, dim=-1), v, beta])
 
 
-@pairing("gated_deltanet", [CS], "fla naive_chunk_gated_delta_rule")
+@pairing("gated_deltanet", [CS], "fla naive_chunk_gated_delta_rule", SHORT)
 def _(pattern: Pattern, length: int) -> Sides:
     naive = package("fla.ops.gated_delta_rule.naive").naive_chunk_gated_delta_rule
     q, k, v = heads(length)
