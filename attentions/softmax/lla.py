@@ -84,8 +84,7 @@ class LocalLinearAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Keep every key and value."""
-        kept = append(memory, position, k=k, v=v)
-        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
+        return append(memory, position, key_padding_mask, k=k, v=v)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One regression per query, on the whole context or the tokens so far."""

@@ -72,8 +72,7 @@ class SelectiveAttention(MultiHeadAttention):
     ) -> dict[str, Tensor]:
         """Keep every key, and every value at its temperature."""
         v = _temper(v, self.value_token, self.value_alpha, position)
-        kept = append(memory, position, k=k, v=v)
-        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
+        return append(memory, position, key_padding_mask, k=k, v=v)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""

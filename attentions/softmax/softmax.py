@@ -83,8 +83,7 @@ class SoftmaxAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Keep every key and value."""
-        kept = append(memory, position, k=k, v=v)
-        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
+        return append(memory, position, key_padding_mask, k=k, v=v)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""

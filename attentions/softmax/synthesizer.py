@@ -67,8 +67,7 @@ class Synthesizer(MultiHeadAttention):
     ) -> dict[str, Tensor]:
         """Keep every value."""
         self._check_length(position + v.shape[-2])
-        kept = append(memory, position, v=v)
-        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
+        return append(memory, position, key_padding_mask, v=v)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""

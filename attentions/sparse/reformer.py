@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
 from attentions.functional.sorted_chunks import SortedChunks, rows_at, seen_by_last
 
@@ -115,17 +116,9 @@ class ReformerAttention(MultiHeadAttention):
         position: int = 0,
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Keep every key, value and bucket, in buffers that double when they are full."""
+        """Keep every key, value and bucket."""
         buckets = self._hash(k).mT.int()  # (B, H, N, R)
-        new = {"k": F.normalize(k, dim=-1), "v": v, "buckets": buckets}
-        if not memory:
-            return new
-        room = memory["k"].shape[-2]
-        if position >= room:
-            memory = {name: F.pad(kept, (0, 0, 0, room)) for name, kept in memory.items()}
-        for name, x in new.items():
-            memory[name][:, :, position : position + 1] = x
-        return dict(memory)
+        return append(memory, position, k=F.normalize(k, dim=-1), v=v, buckets=buckets)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """Softmax over the union of what one query sees in each round."""
