@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.functional.positions import rotate
+from attentions.functional.precision import full_precision, in_full
 
 
 class Pattern(StrEnum):
@@ -444,9 +445,7 @@ class MultiHeadAttention(Attention):
     def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
         """(B, length, E) to (B, heads, length, D)."""
         heads = proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        if self.full_precision:
-            heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
-        return heads
+        return in_full(heads) if self.full_precision else heads
 
     def _queries_keys_values(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `mix` is given."""
@@ -469,7 +468,7 @@ class MultiHeadAttention(Attention):
 
     def _precision(self, x: Tensor) -> AbstractContextManager[object]:
         if self.full_precision:
-            return torch.autocast(x.device.type, enabled=False)
+            return full_precision(x)
         return nullcontext()
 
     def _merge(self, mixed: Tensor) -> Tensor:

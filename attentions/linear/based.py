@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.chunks import in_chunks
+from attentions.functional.precision import in_full
 from attentions.functional.scan import exclusive_scan
 
 CHUNK_SIZE = 128
@@ -94,7 +95,7 @@ class BasedAttention(MultiHeadAttention):
     def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
         """(B, length, H W) to (B, H, length, W), in float32 at least, whatever the width W."""
         heads = proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return heads.to(torch.promote_types(heads.dtype, torch.float32))
+        return in_full(heads)
 
 
 def _with_ones(v: Tensor, padding: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import Pattern
+from attentions.functional.precision import in_full
 from attentions.recurrent.delta import DeltaRuleAttention
 
 
@@ -59,8 +60,7 @@ class GatedDeltaNetAttention(DeltaRuleAttention):
 
     def log_decay(self, x: Tensor) -> Tensor:
         """-rate softplus(W x + shift)."""
-        logits = self.decay_proj(x)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = in_full(self.decay_proj(x))
         rate = self.log_rate.to(logits.dtype).exp()
         return -rate * F.softplus(logits + self.decay_shift.to(logits.dtype))
 

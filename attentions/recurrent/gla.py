@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.gated_scan import gated_scan, gated_state
+from attentions.functional.precision import in_full
 
 
 class GatedLinearAttention(MultiHeadAttention):
@@ -124,4 +125,4 @@ class GatedLinearAttention(MultiHeadAttention):
     def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
         """(B, length, H W) to (B, H, length, W), in float32 at least, whatever the width W."""
         heads = proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return heads.to(torch.promote_types(heads.dtype, torch.float32))
+        return in_full(heads)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
+from attentions.functional.precision import full_precision
 
 
 class AugmentedQuery(nn.Module):
@@ -43,7 +44,7 @@ class AugmentedQuery(nn.Module):
         if gate.dtype != torch.float16:
             return self.down_proj(gate * up)
         # A product of two activations soon leaves float16.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             weight, bias = self.down_proj.weight.float(), self.down_proj.bias.float()
             query = F.linear(gate.float() * up.float(), weight, bias)
         largest = torch.finfo(torch.float16).max
@@ -117,8 +118,7 @@ class DiffQKVAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Keep every key and value, of their own number of heads."""
-        kept = append(memory, position, k=k, v=v)
-        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
+        return append(memory, position, key_padding_mask, k=k, v=v)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query, over the whole context or the tokens so far."""

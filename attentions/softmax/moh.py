@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
+from attentions.functional.precision import in_full
 
 
 class RoutedQuery(nn.Module):
@@ -125,8 +126,7 @@ class MixtureOfHeadAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Keep every key and value."""
-        kept = append(memory, position, k=k, v=v)
-        return kept if key_padding_mask is None else kept | {"padding": key_padding_mask}
+        return append(memory, position, key_padding_mask, k=k, v=v)
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """One row of softmax per query and head, times the gates."""
@@ -146,7 +146,7 @@ class MixtureOfHeadAttention(MultiHeadAttention):
         And of the routed heads, (B, M, heads): their probabilities, and one where chosen or zero.
         """
         logits = logits.transpose(1, 2).flatten(-2)[..., : self.num_logits]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = in_full(logits)
         parts = logits.split([self.num_shared, self.num_routed, 2], dim=-1)
         shared, probability, kinds = (part.softmax(dim=-1) for part in parts)
         best = probability.topk(self.num_active, dim=-1).indices
