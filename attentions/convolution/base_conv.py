@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Pattern, State
 from attentions.convolution.long_convolution import LongConvolution
+from attentions.functional.precision import full_precision, in_full
 from attentions.functional.saturated import saturated
 from attentions.functional.short_convolution import last_positions, short_convolution
+from attentions.stream import StreamAttention
 
 
-class BaseConvAttention(Attention):
+class BaseConvAttention(StreamAttention):
     """y = (u W + b_1) . (h * u + b_2), channel by channel.
 
     The paper alternates short and long filters from layer to layer; here one mechanism has one of
@@ -96,7 +98,7 @@ class BaseConvAttention(Attention):
         u = self._input(query)
         if key_padding_mask is not None:
             u = u.masked_fill(key_padding_mask[..., None], 0.0)
-        with torch.autocast(u.device.type, enabled=False):
+        with full_precision(u):
             if self.long is not None:
                 convolved = self.long(u)
             else:
@@ -107,33 +109,10 @@ class BaseConvAttention(Attention):
                     convolved = convolved + short_convolution(later, weight_ahead).flip(1)
         return self._gate(query, convolved)
 
-    @torch.no_grad()
-    def init_state(
-        self,
-        batch_size: int,
-        context: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-    ) -> State:
-        """See `Attention.init_state`."""
-        self._check_decoding(batch_size, context, key_padding_mask)
-        return State()
-
-    @torch.no_grad()
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.step`."""
-        self._check_step(query)
-        return self._decode(query, state)
-
-    @torch.no_grad()
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.prefill`."""
-        self._check_prefill(query, state)
-        return self._decode(query, state)
-
-    def _decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """A first part of any length, or one token more."""
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StreamAttention.decode`."""
         u, memory = self._input(query, state.position), state.tensors
-        with torch.autocast(u.device.type, enabled=False):
+        with full_precision(u):
             if self.long is not None:
                 # The memory holds u, which may be the caller's own query.
                 convolved, memory = self.long.decode(u.clone(), memory, state.position)
@@ -148,7 +127,7 @@ class BaseConvAttention(Attention):
         max_len = length if self.long is None else self.long.max_len
         if length > max_len:
             self._fail(f"a sequence of length {length} is longer than max_len = {max_len}")
-        return query.to(torch.promote_types(query.dtype, torch.float32))
+        return in_full(query)
 
     def _short_weights(self, u: Tensor) -> Tensor:
         assert self.short is not None

@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Pattern, State
 from attentions.convolution.long_convolution import LongConvolution
+from attentions.functional.precision import full_precision, in_full
 from attentions.functional.saturated import saturated
 from attentions.functional.short_convolution import last_positions, short_convolution
+from attentions.stream import StreamAttention
 
 
-class HyenaAttention(Attention):
+class HyenaAttention(StreamAttention):
     """y = x_N (h_{N-1} * (x_{N-1} ... (h_1 * (x_1 v)))), then a linear map.
 
     v and x_n are linear maps of the input, after a short convolution; for N = 2 that is
@@ -104,7 +106,7 @@ class HyenaAttention(Attention):
         rows = self._rows(query)
         if key_padding_mask is not None:
             rows = rows.masked_fill(key_padding_mask[..., None], 0.0)
-        with torch.autocast(rows.device.type, enabled=False):
+        with full_precision(rows):
             streams = self._convolve(rows)
             if key_padding_mask is not None:
                 streams = streams.masked_fill(key_padding_mask[..., None], 0.0)
@@ -113,35 +115,12 @@ class HyenaAttention(Attention):
                 v = long(gate * v)
         return self._finish(last * v)
 
-    @torch.no_grad()
-    def init_state(
-        self,
-        batch_size: int,
-        context: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-    ) -> State:
-        """See `Attention.init_state`."""
-        self._check_decoding(batch_size, context, key_padding_mask)
-        return State()
-
-    @torch.no_grad()
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.step`."""
-        self._check_step(query)
-        return self._decode(query, state)
-
-    @torch.no_grad()
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.prefill`."""
-        self._check_prefill(query, state)
-        return self._decode(query, state)
-
-    def _decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """A first part of any length, or one token more."""
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StreamAttention.decode`."""
         rows, memory = self._rows(query, state.position), state.tensors
         before = memory.get("recent")
         kept = {"recent": last_positions(rows, self.conv.shape[1] - 1, before)}
-        with torch.autocast(rows.device.type, enabled=False):
+        with full_precision(rows):
             last, *gates, v = self._convolve(rows, before).chunk(self.order + 1, dim=-1)
             for i, (gate, long) in enumerate(zip(reversed(gates), self.long, strict=True)):
                 assert isinstance(long, LongConvolution)
@@ -156,8 +135,7 @@ class HyenaAttention(Attention):
         length = position + query.shape[1]
         if length > self.max_len:
             self._fail(f"a sequence of length {length} is longer than max_len = {self.max_len}")
-        rows = self.in_proj(query)
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return in_full(self.in_proj(query))
 
     def _convolve(self, rows: Tensor, before: Tensor | None = None) -> Tensor:
         conv, bias = self.conv.to(rows.dtype), self.conv_bias.to(rows.dtype)

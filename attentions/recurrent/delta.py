@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Pattern, State
 from attentions.functional.delta_rule import delta_rule, delta_rule_state, delta_step
+from attentions.functional.precision import full_precision, in_full
 from attentions.functional.short_convolution import last_positions, short_convolution
+from attentions.stream import StreamAttention
 
 Rows = Mapping[str, Tensor]
 
 
-class DeltaRuleAttention(Attention):
+class DeltaRuleAttention(StreamAttention):
     """Queries, keys and values by short convolutions; a memory by the delta rule; a norm per head.
 
     A mechanism says how the memory decays (`log_decay`) and what gates the output (`gate`). From
@@ -113,19 +115,8 @@ class DeltaRuleAttention(Attention):
         self._check_decoding(batch_size, context, key_padding_mask)
         return State() if context is None else State(0, self._write(context, key_padding_mask))
 
-    @torch.no_grad()
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.step`."""
-        self._check_step(query)
-        return self._decode(query, state)
-
-    @torch.no_grad()
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.prefill`."""
-        self._check_prefill(query, state)
-        return self._decode(query, state)
-
-    def _decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StreamAttention.decode`."""
         rows = self._queries(query)
         if self.pattern.is_cross:
             mixed, memory = self._read(rows, state.tensors)
@@ -134,17 +125,17 @@ class DeltaRuleAttention(Attention):
         return self._finish(mixed, query), State(state.position + query.shape[1], memory)
 
     def _queries(self, x: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
-        return _in_full({"q": self.q_proj(x)}, padding)
+        return _all_in_full({"q": self.q_proj(x)}, padding)
 
     def _writings(self, x: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
         """What x (B, L, E) has to write, each (B, L, .); all of it zero at padding."""
         rows = {"k": self.k_proj(x), "v": self.v_proj(x), "beta": self.beta_proj(x).sigmoid()}
         log_decay = self.log_decay(x)
-        return _in_full(rows if log_decay is None else rows | {"log_decay": log_decay}, padding)
+        return _all_in_full(rows if log_decay is None else rows | {"log_decay": log_decay}, padding)
 
     def _recur(self, rows: Rows, memory: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         """Write and answer: by chunks into an empty memory, into another by a step."""
-        with _full_precision(rows["q"]):
+        with full_precision(rows["q"]):
             (q, k, v), recent = self._convolve(rows, memory, "qkv")
             beta, log_decay = _rates(rows)
             if memory:
@@ -157,12 +148,12 @@ class DeltaRuleAttention(Attention):
     def _write(self, context: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
         """The memory after the whole context, from which queries of the cross patterns read."""
         rows = self._writings(context, padding)
-        with _full_precision(rows["k"]):
+        with full_precision(rows["k"]):
             (k, v), _ = self._convolve(rows, {}, "kv")
             return {"state": delta_rule_state(k, v, *_rates(rows))}
 
     def _read(self, rows: Rows, memory: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        with _full_precision(rows["q"]):
+        with full_precision(rows["q"]):
             (q,), recent = self._convolve(rows, memory, "q")
             return q @ memory["state"], {"state": memory["state"], **recent}
 
@@ -182,7 +173,7 @@ class DeltaRuleAttention(Attention):
 
     def _finish(self, mixed: Tensor, query: Tensor) -> Tensor:
         """Norm, gate and project the answers (B, H, M, value_expansion D) to (B, M, E)."""
-        with _full_precision(mixed):
+        with full_precision(mixed):
             scaled = mixed * self.head_dim**-0.5
             normed = F.rms_norm(scaled, self.norm.shape, self.norm.to(mixed.dtype), self.eps)
         out = self.gate(normed.transpose(1, 2).flatten(-2), query)
@@ -190,15 +181,11 @@ class DeltaRuleAttention(Attention):
         return self.out_proj(out.to(self.out_proj.weight.dtype))
 
 
-def _in_full(rows: Rows, padding: Tensor | None) -> dict[str, Tensor]:
-    full = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in rows.items()}
+def _all_in_full(rows: Rows, padding: Tensor | None) -> dict[str, Tensor]:
+    full = {name: in_full(x) for name, x in rows.items()}
     if padding is None:
         return full
     return {name: x.masked_fill(padding[..., None], 0.0) for name, x in full.items()}
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def _rates(rows: Rows) -> tuple[Tensor, Tensor | None]:

@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Pattern, State
 from attentions.functional.gated_scan import gated_state
+from attentions.functional.precision import full_precision, in_full
 from attentions.functional.scan import causal_scan
 from attentions.functional.short_convolution import last_positions, short_convolution
+from attentions.stream import StreamAttention
 
 
-class Mamba2Attention(Attention):
+class Mamba2Attention(StreamAttention):
     """W_O RMS(y * silu(z)), where y_t = S_t^T C_t + D x_t and S_t = a_t S_{t-1} + B_t (dt_t x_t)^T.
 
     For each head a_t = exp(-A dt_t) with dt_t = softplus(W x_t + b) and a scalar A > 0. x, B and C
@@ -88,55 +90,29 @@ class Mamba2Attention(Attention):
     ) -> Tensor:
         """See `Attention.attend`."""
         z, xbc, dt = self._project(query, key_padding_mask)
-        with _full_precision(xbc):
+        with full_precision(xbc):
             y = self._scan(xbc, dt)
             if self.pattern is Pattern.NONCAUSAL_SELF:
                 y = y + self._scan(xbc.flip(1), dt.flip(1)).flip(2)
         return self._finish(y, z)
 
-    @torch.no_grad()
-    def init_state(
-        self,
-        batch_size: int,
-        context: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-    ) -> State:
-        """See `Attention.init_state`."""
-        self._check_decoding(batch_size, context, key_padding_mask)
-        return State()
-
-    @torch.no_grad()
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.step`."""
-        self._check_step(query)
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StreamAttention.decode`."""
         z, xbc, dt = self._project(query)
-        before = state.tensors.get("recent")
-        with _full_precision(xbc):
+        before, ssm = state.tensors.get("recent"), state.tensors.get("ssm")
+        with full_precision(xbc):
             x, b, c, values, log_decay = self._select(xbc, dt, before)
-            ssm = gated_state(b, values, log_decay[..., None], state.tensors.get("ssm"))
-            y = c @ ssm + self._skipped(x)
-        memory = {"ssm": ssm, "recent": last_positions(xbc, self.conv_size - 1, before)}
-        return self._finish(y, z), State(state.position + 1, memory)
-
-    @torch.no_grad()
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.prefill`."""
-        self._check_prefill(query, state)
-        z, xbc, dt = self._project(query)
-        with _full_precision(xbc):
-            _, b, _, values, log_decay = self._select(xbc, dt)
-            ssm = gated_state(b, values, log_decay[..., None])
-            y = self._scan(xbc, dt)
-        memory = {"ssm": ssm, "recent": last_positions(xbc, self.conv_size - 1)}
-        return self._finish(y, z), State(query.shape[1], memory)
+            after = gated_state(b, values, log_decay[..., None], ssm)
+            mixed = causal_scan(c, b, values, log_decay=log_decay) if ssm is None else c @ after
+            y = mixed + self._skipped(x)
+        memory = {"ssm": after, "recent": last_positions(xbc, self.conv_size - 1, before)}
+        return self._finish(y, z), State(state.position + query.shape[1], memory)
 
     def _project(
         self, query: Tensor, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """z (B, L, inner); x, B and C before the convolution; and dt (B, L, H)."""
-        projected = self.in_proj(query)
-        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-        z, xbc, dt = projected.split(self.widths, dim=-1)
+        z, xbc, dt = in_full(self.in_proj(query)).split(self.widths, dim=-1)
         dt = F.softplus(dt + self.dt_bias)
         if padding is not None:
             xbc, dt = (t.masked_fill(padding[..., None], 0.0) for t in (xbc, dt))
@@ -166,12 +142,8 @@ class Mamba2Attention(Attention):
 
     def _finish(self, y: Tensor, z: Tensor) -> Tensor:
         """Gate, norm and project y (B, H, L, P)."""
-        with _full_precision(y):
+        with full_precision(y):
             gated = y.transpose(1, 2).flatten(-2) * F.silu(z)
             out = F.rms_norm(gated, self.norm.shape, self.norm.to(y.dtype), self.eps)
         out = F.dropout(out, self.dropout, self.training)
         return self.out_proj(out.to(self.out_proj.weight.dtype))
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, enabled=False)

@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Pattern, State
 from attentions.functional.fft_convolution import fft_convolution
+from attentions.functional.precision import full_precision, in_full
+from attentions.stream import StreamAttention
 
 
-class S4dAttention(Attention):
+class S4dAttention(StreamAttention):
     """y = K * u + D u with K_l = 2 Re sum_n C_n B_n exp(l step A_n); then GELU, linear map, GLU.
 
     One token at a time it is x_t = exp(step A) x_{t-1} + B u_t, y_t = 2 Re C x_t + D u_t, with the
@@ -88,10 +90,10 @@ class S4dAttention(Attention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """See `Attention.attend`; a padded position puts in zero, and time passes."""
-        u = query.to(torch.promote_types(query.dtype, torch.float32))
+        u = in_full(query)
         if key_padding_mask is not None:
             u = u.masked_fill(key_padding_mask[..., None], 0.0)
-        with torch.autocast(u.device.type, enabled=False):
+        with full_precision(u):
             log_factor, c = self._modes(u.dtype)
             kernels = _kernels(log_factor, c, u.shape[1])  # (directions, channels, E, L)
             # D stands at distance zero of the kernel.
@@ -100,38 +102,19 @@ class S4dAttention(Attention):
             y = fft_convolution(u.mT[:, None], kernel, ahead)  # (B, channels, E, L)
         return self._finish(y.flatten(1, 2).mT)
 
-    @torch.no_grad()
-    def init_state(
-        self,
-        batch_size: int,
-        context: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-    ) -> State:
-        """See `Attention.init_state`."""
-        self._check_decoding(batch_size, context, key_padding_mask)
-        return State()
-
-    @torch.no_grad()
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.step`; the state is x: (B, E, N / 2), the real and the imaginary part."""
-        self._check_step(query)
-        u = query[:, 0].to(torch.promote_types(query.dtype, torch.float32))  # (B, E)
-        log_factor, c = self._modes(u.dtype)
-        x = u[..., None] + torch.zeros_like(log_factor)
-        if state.tensors:
-            x = x + log_factor.exp() * torch.view_as_complex(state.tensors["x"])
-        y = (c[0] * x[:, None]).sum(dim=-1).real + self.skip.to(u.dtype) * u[:, None]
-        memory = {"x": torch.view_as_real(x)}
-        return self._finish(y.flatten(1)[:, None]), State(state.position + 1, memory)
-
-    @torch.no_grad()
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.prefill`."""
-        self._check_prefill(query, state)
-        u = query.to(torch.promote_types(query.dtype, torch.float32))
-        with torch.autocast(u.device.type, enabled=False):
-            x = _last_state(self._modes(u.dtype)[0], u.mT)
-        return self.attend(query, query), State(query.shape[1], {"x": torch.view_as_real(x)})
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StreamAttention.decode`; the state is x: (B, E, N / 2), real and imaginary part."""
+        u = in_full(query)
+        with full_precision(u):
+            log_factor, c = self._modes(u.dtype)
+            if state.tensors:
+                now, before = u[:, 0], torch.view_as_complex(state.tensors["x"])
+                x = now[..., None] + log_factor.exp() * before
+                y = (c[0] * x[:, None]).sum(dim=-1).real + self.skip.to(u.dtype) * now[:, None]
+            else:
+                x, y = _last_state(log_factor, u.mT), None
+        out = self.attend(query, query) if y is None else self._finish(y.flatten(1)[:, None])
+        return out, State(state.position + query.shape[1], {"x": torch.view_as_real(x)})
 
     def _modes(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """step A (E, N / 2), and 2 C B (directions, channels, E, N / 2)."""
