@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -103,9 +104,11 @@ class Attention(nn.Module):
             whose parameters or constants depend on it.
         grid: (height, width) of image inputs, for the mechanisms with 2-D neighbourhoods.
         layer: The depth of the place in its backbone, from 0, for those that differ by layer.
+        backend: The kernels of the parallel form, one of `backends`; decoding is torch's in all.
 
     Raises:
         UnsupportedPattern: If `pattern` is not among the claimed `patterns`.
+        Unavailable: If this machine lacks the packages of `backend`.
         ValueError: If a size is not positive or `num_heads` does not divide `embed_dim`.
     """
 
@@ -113,6 +116,8 @@ class Attention(nn.Module):
     """The honest claim, which `attnbench verify` tests."""
     refuses: ClassVar[Mapping[Pattern, str]] = {}
     """Why an unclaimed pattern is not served, in half a line."""
+    backends: ClassVar[tuple[str, ...]] = ("torch",)
+    """The kernels it can run on; all of them compute the same."""
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
     auxiliary_loss: Tensor | None = None
@@ -128,6 +133,7 @@ class Attention(nn.Module):
         max_len: int | None = None,
         grid: tuple[int, int] | None = None,
         layer: int = 0,
+        backend: str = "torch",
     ) -> None:
         super().__init__()
         pattern = Pattern(pattern)
@@ -145,6 +151,10 @@ class Attention(nn.Module):
             self._fail(f"max_len must be positive, got {max_len}")
         if layer < 0:
             self._fail(f"layer must not be negative, got {layer}")
+        if backend not in self.backends:
+            self._fail(f"backend must be one of {', '.join(self.backends)}, got {backend!r}")
+        if backend == "fla" and find_spec("fla") is None:
+            raise Unavailable("backend fla needs a package: pip install 'attnbench[fla]'")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
@@ -153,6 +163,7 @@ class Attention(nn.Module):
         self.max_len = max_len
         self.grid = grid
         self.layer = layer
+        self.backend = backend
 
     def forward(
         self,

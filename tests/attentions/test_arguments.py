@@ -50,6 +50,14 @@ def test_bad_common_settings_are_refused(
         registry.factory(registry.load(name))(**arguments, pattern=first_claim(name))
 
 
+@each_name
+def test_an_unknown_backend_is_refused(name: str) -> None:
+    config = registry.load(name)
+    config["backend"] = "abacus"
+    with pytest.raises(ValueError, match=r"backend must be one of torch.*, got 'abacus'"):
+        registry.factory(config)(EMBED_DIM, 2, first_claim(name), max_len=8)
+
+
 def first_claim(name: str) -> Pattern:
     claimed = registry.mechanism(registry.load(name)["_target_"]).patterns
     return next(pattern for pattern in Pattern if pattern in claimed)
