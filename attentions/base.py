@@ -104,7 +104,8 @@ class Attention(nn.Module):
             whose parameters or constants depend on it.
         grid: (height, width) of image inputs, for the mechanisms with 2-D neighbourhoods.
         layer: The depth of the place in its backbone, from 0, for those that differ by layer.
-        backend: The kernels of the parallel form, one of `backends`; decoding is torch's in all.
+        backend: The kernels of the parallel form: "torch" or one of `backends`. Decoding is
+            torch's in all.
 
     Raises:
         UnsupportedPattern: If `pattern` is not among the claimed `patterns`.
@@ -116,8 +117,8 @@ class Attention(nn.Module):
     """The honest claim, which `attnbench verify` tests."""
     refuses: ClassVar[Mapping[Pattern, str]] = {}
     """Why an unclaimed pattern is not served, in half a line."""
-    backends: ClassVar[tuple[str, ...]] = ("torch",)
-    """The kernels it can run on; all of them compute the same."""
+    backends: ClassVar[Mapping[str, frozenset[Pattern]]] = {}
+    """The kernels beside torch's, each with the patterns whose parallel form it computes."""
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
     auxiliary_loss: Tensor | None = None
@@ -151,8 +152,9 @@ class Attention(nn.Module):
             self._fail(f"max_len must be positive, got {max_len}")
         if layer < 0:
             self._fail(f"layer must not be negative, got {layer}")
-        if backend not in self.backends:
-            self._fail(f"backend must be one of {', '.join(self.backends)}, got {backend!r}")
+        kernels = ["torch", *(name for name in self.backends if pattern in self.backends[name])]
+        if backend not in kernels:
+            self._fail(f"backend must be {' or '.join(kernels)} in {pattern}, got {backend!r}")
         if backend == "fla" and find_spec("fla") is None:
             raise Unavailable("backend fla needs a package: pip install 'attnbench[fla]'")
         self.embed_dim = embed_dim
