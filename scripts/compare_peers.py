@@ -303,6 +303,7 @@ def _(pattern: Pattern, length: int) -> Sides:
 @pairing("reformer", [NS, CS], "transformers")
 def _(pattern: Pattern, length: int) -> Sides:
     module = package("transformers.models.reformer.modeling_reformer")
+    attention = ours("reformer", pattern, chunk_size=64, num_rounds=4, num_buckets=length // 32)
     config = module.ReformerConfig(
         attention_head_size=HEAD_DIM,
         num_attention_heads=NUM_HEADS,
@@ -311,11 +312,10 @@ def _(pattern: Pattern, length: int) -> Sides:
         is_decoder=pattern.is_causal,
         lsh_attn_chunk_length=64,
         num_hashes=4,
-        num_buckets=length // 32,
+        num_buckets=attention.factors,
         lsh_attention_probs_dropout_prob=0.0,
     )
     theirs = module.LSHSelfAttention(config, layer_idx=0)
-    attention = ours("reformer", pattern, chunk_size=64, num_rounds=4, num_buckets=length // 32)
     return Sides(attention, lambda x: theirs(x, num_hashes=4), sequence(length))
 
 

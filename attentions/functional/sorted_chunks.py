@@ -53,16 +53,16 @@ class SortedChunks:
         The sortings are the last dimension but one of the buckets (..., R, N).
         """
         positions = self.positions.flatten(-3)
-        each = (codes.gather(-1, positions) for codes in self._codes.unbind(dim=-2))
-        times = torch.zeros((), dtype=torch.uint8, device=positions.device)
-        for codes in each:
-            times = times + self._allowed(codes)
+        first, *others = (codes.gather(-1, positions) for codes in self._codes.unbind(dim=-2))
+        times = self._allowed(first).to(torch.uint8)
+        for codes in others:
+            times += self._allowed(codes)
         return times
 
     def _allowed(self, codes: Tensor) -> Tensor:
         codes = codes.view_as(self.positions)[..., None, :]
         own = codes[..., -self.size :].mT
-        return (own >= codes) & (own - self._reach <= codes)
+        return (own >= codes).logical_and_(own - self._reach <= codes)
 
 
 def seen_by_last(buckets: Tensor, size: int) -> Tensor:

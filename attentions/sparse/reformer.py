@@ -4,7 +4,8 @@ Source: Kitaev et al., "Reformer: The Efficient Transformer", ICLR 2020, arXiv:2
 Departs from it: in the causal pattern a query sees the last `chunk_size` members of its bucket
 instead of its chunk and the one before, since the borders of chunks move with later positions; and
 its own position is left out by a mask instead of a penalty of 1e5. As in the authors' code, the
-scores are not divided by sqrt D: the key has length one.
+scores are not divided by sqrt D (the key has length one), and a hash into many buckets is a pair of
+hashes into few, so that time stays near to linear.
 """
 
 import math
@@ -27,14 +28,16 @@ _LAST_RESORT = -1e30  # a score that counts only where there is no other
 class ReformerAttention(MultiHeadAttention):
     """softmax(q_i . k_j) over the keys k_j = q_j / |q_j| that share a bucket with the query.
 
-    A bucket is the largest of [x R, -x R], R random. Sorted by bucket, positions are cut in chunks;
-    a query sees what of its bucket is in its chunk and in the one before, and itself only if
-    nothing else. Several rounds, each with its R, see the union of what each sees.
+    A bucket is the largest of [x R, -x R], R random, or a pair of such where R would have more
+    columns than a chunk has positions. Sorted by bucket, positions are cut in chunks; a query sees
+    what of its bucket is in its chunk and in the one before, and itself only if nothing else.
+    Several rounds, each with its R, see the union of what each sees.
 
     Args:
         chunk_size: Positions per chunk.
         num_rounds: How many times to hash.
-        num_buckets: Even; None for 2 max_len / chunk_size, the paper's relation.
+        num_buckets: Even; None for 2 max_len / chunk_size, the paper's relation. More than
+            2 chunk_size are rounded up to a product of two even factors, each near the root.
         seed: Draws every R, others in each layer.
     """
 
@@ -70,10 +73,14 @@ class ReformerAttention(MultiHeadAttention):
             self._fail(f"num_buckets must be even and positive, got {num_buckets}")
         self.chunk_size = chunk_size
         self.num_rounds = num_rounds
-        self.num_buckets = num_buckets
+        self.factors = [num_buckets]
+        if num_buckets > 2 * chunk_size:
+            first = 2 ** (int(math.log2(num_buckets)) // 2)  # as transformers chooses
+            self.factors = [first, 2 * math.ceil(num_buckets / first / 2)]
+        self.num_buckets = math.prod(self.factors)
         self.k_proj = self.q_proj
         generator = torch.Generator().manual_seed(seed + self.layer)
-        shape = (num_heads, self.head_dim, num_rounds, num_buckets // 2)
+        shape = (num_heads, self.head_dim, num_rounds, sum(self.factors) // 2)
         self.register_buffer("rotations", torch.randn(shape, generator=generator))
 
     def mix(
@@ -94,10 +101,11 @@ class ReformerAttention(MultiHeadAttention):
         queries = rows_at(q * math.log2(math.e), chunks.positions[..., -chunks.size :])
         # One copy of each key and value per chunk that sees it: (B, H, R, T, 2 C, D).
         keys, values = (rows_at(x, chunks.positions) for x in (F.normalize(q, dim=-1), v))
-        scores = queries @ keys.mT + self._bias(chunks, q.dtype)
+        # In place: these tables, R times the length by 2 C, are most of the memory.
+        scores = (queries @ keys.mT).add_(self._bias(chunks, q.dtype))
         top = scores.detach().amax(dim=-1, keepdim=True)
         # Powers of two: on a CPU, exp takes ten times as long where it underflows.
-        weights = (scores - top).exp2()
+        weights = scores.sub_(top).exp2_()
         total = weights.sum(dim=-1, keepdim=True)
         weights = F.dropout(weights, self.dropout, self.training)
         out = (weights @ values / total).flatten(2, 4)  # (B, H, R T C, D)
@@ -129,21 +137,23 @@ class ReformerAttention(MultiHeadAttention):
 
     @torch.no_grad()
     def _hash(self, x: Tensor) -> Tensor:
-        """(B, H, N, D) to bucket numbers (B, H, R, N): where [x R, -x R] is largest."""
+        """(B, H, N, D) to bucket numbers (B, H, R, N): the places where [x R, -x R] is largest."""
+        halves = [factor // 2 for factor in self.factors]
         rounds = []
         for rotation in self.rotations.to(x.dtype).unbind(dim=2):
-            turned = x @ rotation
-            (high, most), (low, least) = turned.max(dim=-1), turned.min(dim=-1)
-            rounds.append(torch.where(high >= -low, most, least + self.num_buckets // 2))
+            bucket, stride = 0, 1
+            for turned, half in zip((x @ rotation).split(halves, dim=-1), halves, strict=True):
+                (high, most), (low, least) = turned.max(dim=-1), turned.min(dim=-1)
+                bucket = bucket + stride * torch.where(high >= -low, most, least + half)
+                stride *= 2 * half
+            rounds.append(bucket)
         return torch.stack(rounds, dim=2)
 
     def _bias(self, chunks: SortedChunks, dtype: torch.dtype) -> Tensor:
         """What the masks and the rounds before add to the scores: (B, H, R, T, C, 2 C)."""
         allowed = chunks.allowed()
-        bias = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        if self.num_rounds > 1:
-            # Over the rounds, each key is to count once.
-            bias -= chunks.times_allowed().clamp(min=1).to(dtype).log2()
-        bias.masked_fill_(~allowed, -torch.inf)
+        # Over the rounds, each key is to count once.
+        times = chunks.times_allowed() if self.num_rounds > 1 else allowed
+        bias = times.to(dtype).log2_().neg_().masked_fill_(~allowed, -torch.inf)
         bias.diagonal(chunks.size, dim1=-2, dim2=-1).fill_(_LAST_RESORT)
         return bias

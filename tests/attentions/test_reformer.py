@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from attentions.base import Pattern
 from attentions.sparse.reformer import ReformerAttention
-from tests.attentions.claims import build, draw
+from tests.attentions.claims import build, draw, holes
+from tests.oracles.reformer import oracle
 
 NS, CS = Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF
 
@@ -60,11 +61,51 @@ def test_a_round_that_repeats_another_adds_nothing(pattern: Pattern) -> None:
 
 @pytest.mark.parametrize("pattern", [NS, CS])
 def test_a_position_alone_in_its_bucket_gets_its_own_value(pattern: Pattern) -> None:
-    attention = reformer(pattern, num_rounds=2, num_buckets=16)
+    attention = reformer(pattern, chunk_size=8, num_rounds=2, num_buckets=16)
     attention.rotations.copy_(torch.eye(8, dtype=torch.float64)[:, None])
     q = torch.cat([torch.eye(8), -torch.eye(8)]).double().expand(1, 2, -1, -1)
     v = draw(1, 1, 2, 16, 8)
     assert_close(attention.mix(q, q, v), v)
+
+
+@pytest.mark.parametrize("pattern", [NS, CS])
+def test_a_product_of_hashes_matches_the_oracle(pattern: Pattern) -> None:
+    attention = reformer(pattern, chunk_size=2, num_rounds=3, num_buckets=8)
+    assert attention.factors == [2, 4]  # the contract's tests have a single hash
+    query, mask = draw(0, 3, 21, 16).requires_grad_(), holes(1, 3, 21)
+    leaves = [query, *attention.parameters()]
+    outputs = (
+        attention(query, key_padding_mask=mask),
+        oracle(attention, query, query, mask, mask),
+    )
+    actual, expected = (output * ~mask[..., None] for output in outputs)
+    assert_close(actual, expected)
+    upstream = draw(2, *actual.shape)
+    gradients = (
+        torch.autograd.grad(output, leaves, upstream, materialize_grads=True)
+        for output in (actual, expected)
+    )
+    assert_close(*gradients, rtol=1e-9, atol=1e-9)  # same sums, in another order
+
+
+@pytest.mark.parametrize(
+    ("num_buckets", "factors"),
+    [
+        (2, [2]),
+        (128, [128]),
+        (130, [8, 18]),  # rounded up to 144
+        (256, [16, 16]),
+        (512, [16, 32]),
+    ],
+)
+def test_many_buckets_are_a_product_of_even_factors(num_buckets: int, factors: list[int]) -> None:
+    attention = reformer(NS, chunk_size=64, num_rounds=1, num_buckets=num_buckets)
+    assert attention.factors == factors
+    assert attention.rotations.shape == (2, 8, 1, sum(factors) // 2)
+    buckets = attention._hash(draw(0, 1, 2, 20 * num_buckets, 8)).unique()
+    assert buckets.min() >= 0
+    assert buckets.max() < attention.num_buckets
+    assert len(buckets) > 0.7 * num_buckets  # of 20 draws each; corners are not of one size
 
 
 def test_near_vectors_share_a_bucket_more_often_than_far_ones() -> None:

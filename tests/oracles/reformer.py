@@ -25,7 +25,7 @@ def oracle(
         real = [n for n in range(q.shape[2]) if not key_padding_mask[b, n]]
         for h in range(q.shape[1]):
             rounds = [
-                visible(attention, [bucket(attention.rotations[h, :, r], q[b, h, n]) for n in real])
+                visible(attention, [bucket(attention, h, r, q[b, h, n]) for n in real])
                 for r in range(attention.num_rounds)
             ]
             for i, n in enumerate(real):
@@ -39,13 +39,18 @@ def oracle(
     return merge(attention, out)
 
 
-def bucket(rotation: Tensor, x: Tensor) -> int:
-    turned = (x @ rotation).tolist()
-    both = turned + [-t for t in turned]
-    return both.index(max(both))
+def bucket(attention: Any, h: int, r: int, x: Tensor) -> tuple[int, ...]:
+    """Its places, the last first: the order in which buckets are sorted."""
+    columns = (x @ attention.rotations[h, :, r]).tolist()
+    places = []
+    for factor in attention.factors:
+        turned, columns = columns[: factor // 2], columns[factor // 2 :]
+        both = turned + [-t for t in turned]
+        places.append(both.index(max(both)))
+    return tuple(reversed(places))
 
 
-def visible(attention: Any, buckets: list[int]) -> list[set[int]]:
+def visible(attention: Any, buckets: list[tuple[int, ...]]) -> list[set[int]]:
     """What each position sees in one round, itself included."""
     size = attention.chunk_size
     order = sorted(range(len(buckets)), key=lambda i: (buckets[i], i))

@@ -15,7 +15,7 @@ lsh = peer("reformer_pytorch.reformer_pytorch")
 NS, CS = Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF
 
 
-def ours(pattern: Pattern, **settings: int) -> ReformerAttention:
+def ours(pattern: Pattern, **settings: int | None) -> ReformerAttention:
     attention = build("reformer", pattern, **settings)
     assert isinstance(attention, ReformerAttention)
     return attention
@@ -66,7 +66,7 @@ def test_reformer_pytorch_chooses_keys_by_later_positions() -> None:
     torch.testing.assert_close(*(attention.mix(x, x, v)[:, :, :16] for x in (q, other)))
 
 
-def transformers(pattern: Pattern, **settings: Any) -> Any:
+def transformers(pattern: Pattern, num_buckets: Any = 2, **settings: Any) -> Any:
     reformer = peer("transformers.models.reformer.modeling_reformer")
     config = reformer.ReformerConfig(
         attention_head_size=8,
@@ -74,7 +74,7 @@ def transformers(pattern: Pattern, **settings: Any) -> Any:
         hidden_size=16,
         attn_layers=["lsh"],
         is_decoder=pattern is CS,
-        num_buckets=2,
+        num_buckets=num_buckets,
         **settings,
     )
     return reformer.LSHSelfAttention(config, layer_idx=0).double().eval()
@@ -98,3 +98,25 @@ def test_equals_transformers_in_the_limit(pattern: Pattern, chunk_size: int) -> 
     # It adds 1e-6 to the mean square of each key.
     torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-4)
     assert (hashed - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("num_buckets", "factors"), [(8, [8]), (32, [4, 8])])
+def test_hashes_as_transformers(num_buckets: int, factors: list[int]) -> None:
+    theirs = transformers(NS, num_buckets=factors, hash_seed=3)
+    attention = ours(NS, chunk_size=4, num_rounds=3, num_buckets=num_buckets)
+    assert attention.factors == factors
+    torch.manual_seed(3)
+    attention.rotations.copy_(torch.randn_like(attention.rotations))
+    q = draw(0, 2, 2, 40, 8)
+    expected = theirs._hash_vectors(q, 3, None).unflatten(-1, (3, 40))
+    expected = expected - num_buckets * torch.arange(3)[:, None]  # one range for each round
+    assert torch.equal(attention._hash(q), expected)
+
+
+@pytest.mark.parametrize("length", [64, 128, 4096, 8192, 16384, 65536])
+def test_factorises_as_transformers(length: int) -> None:
+    theirs = transformers(NS, num_buckets=None, lsh_attn_chunk_length=64)
+    theirs._set_num_buckets(length)
+    chosen = theirs.num_buckets
+    attention = ours(NS, chunk_size=64, num_buckets=None, max_len=length)
+    assert attention.factors == (chosen if isinstance(chosen, list) else [chosen])
