@@ -1,7 +1,7 @@
 """`attnbench verify`: proves or refutes the claims of a mechanism, of any class by import path.
 
 Every check runs in every claimed pattern. An exception inside the mechanism is a failed check;
-what is unsupported is what the class declares.
+what is unsupported is what the class declares, or its constructor where the settings decide.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from rich.console import Console
@@ -122,7 +122,7 @@ def measure(run: Run) -> None:
     """Examine the claimed patterns, or the one asked for, and print what was found.
 
     Raises:
-        UnsupportedPattern: If the pattern asked for is not claimed.
+        UnsupportedPattern: If no pattern asked for is claimed.
         ValueError: If none is claimed.
         Refuted: If a claim does not hold.
     """
@@ -131,9 +131,6 @@ def measure(run: Run) -> None:
     patterns = list(Pattern) if config.pattern in (None, "all") else [Pattern(config.pattern)]
     if not cls.patterns:
         raise ValueError(f"{cls.__name__} claims no pattern: name them in its `patterns`")
-    if cls.patterns.isdisjoint(patterns):
-        reason = cls.refuses.get(patterns[0], "")
-        raise UnsupportedPattern(cls.__name__, patterns[0], cls.patterns, reason)
     run.labels |= {"device": config.device, "dtype": config.dtype}
     subject = Subject(
         factory(config.attention),
@@ -147,9 +144,10 @@ def measure(run: Run) -> None:
         device=config.device,
         seed=config.seed,
     )
-    findings = []
-    for pattern in patterns:
-        findings += examine(cls, dataclasses.replace(subject, pattern=pattern))
+    subjects = [dataclasses.replace(subject, pattern=pattern) for pattern in patterns]
+    findings = [finding for subject in subjects for finding in examine(cls, subject)]
+    if all(f.passed and f.check == NOT_CLAIMED.name for f in findings):
+        raise cast(UnsupportedPattern, subjects[0].refusal)
     for f in findings:
         value = f.worst if f.worst is not None and math.isfinite(f.worst) else None
         comment = f.message if f.passed else f"{'failed' if f.refutes else 'warning'}: {f.message}"
@@ -161,10 +159,14 @@ def measure(run: Run) -> None:
 
 
 def examine(cls: type[Attention], subject: Subject) -> list[Finding]:
-    """All findings about a claimed pattern; of another, whether it is refused."""
+    """All findings about a claimed pattern; of another, whether it is refused.
+
+    A claim of the class that the constructor refuses with `UnsupportedPattern` is none.
+    """
     with torch.random.fork_rng([] if subject.device == "cpu" else [subject.device]):
-        if subject.pattern not in cls.patterns:
-            return [_found(NOT_CLAIMED, subject)]
+        refusal = _found(NOT_CLAIMED, subject)
+        if refusal.passed or subject.pattern not in cls.patterns:
+            return [refusal]
         findings: list[Finding] = []
         for check in CHECKS:
             if check.applies(cls, subject.pattern):
@@ -179,12 +181,13 @@ def examine(cls: type[Attention], subject: Subject) -> list[Finding]:
 
 def show(cls: type[Attention], findings: list[Finding], console: Console) -> None:
     """Print the table, what failed, what is remarkable, and the verdict."""
-    claimed = [p for p in dict.fromkeys(f.pattern for f in findings) if p in cls.patterns]
+    refusals = [f for f in findings if f.check == NOT_CLAIMED.name]
+    claimed = list(dict.fromkeys(f.pattern for f in findings if f not in refusals))
     if claimed:
         console.print(_table(findings, claimed, console.width))
     broken = [f for f in findings if not f.passed and f.refutes]
     warnings = [f for f in findings if not f.passed and not f.refutes]
-    remarks = [f for f in findings if f.passed and f.message]
+    remarks = [f for f in findings if f.passed and f.message and f not in refusals]
     for title, style, chosen in (
         ("refuted", "bold red", broken),
         ("warning", "yellow", warnings),
@@ -195,10 +198,9 @@ def show(cls: type[Attention], findings: list[Finding], console: Console) -> Non
             by_pattern = _grouped((str(p), check) for p, check in places)
             where = "; ".join(f"{p} {', '.join(checks)}" for p, checks in by_pattern.items())
             console.print(Text.assemble((f"{title} ", style), (f"{where}: ", "bold"), message))
-    for pattern in dict.fromkeys(f.pattern for f in findings):
-        if pattern not in cls.patterns:
-            reason = cls.refuses.get(pattern, "no reason given")
-            console.print(Text(f"not claimed: {pattern} ({reason})", style="dim"))
+    for refusal in refusals:
+        if refusal.passed:
+            console.print(Text(f"not claimed: {refusal.message}", style="dim"))
     verdict = ("is refuted", "bold red") if broken else ("holds in all that was examined", "green")
     console.print(Text.assemble(f"{cls.__name__} ", verdict))
 

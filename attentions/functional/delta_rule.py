@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attentions.functional import fla
 from attentions.functional.chunks import in_chunks
 from attentions.functional.scan import decay_between
 
@@ -25,6 +26,7 @@ def delta_rule(
     log_decay: Tensor | None = None,
     *,
     chunk_size: int = 64,
+    backend: str = "torch",
 ) -> tuple[Tensor, Tensor]:
     """out_i = q_i S_i, where each state decays and then moves what k_i recalls towards v_i:
 
@@ -41,10 +43,13 @@ def delta_rule(
         beta: (B, H, L), from 0, which ignores the position, to 1, which makes k recall v.
         log_decay: (B, H, L), at most 0; None for no decay.
         chunk_size: Positions per chunk; the result does not depend on it.
+        backend: "torch", or "fla" for the kernels of `attentions.functional.fla`.
 
     Returns:
         The outputs (B, H, L, D) and the last state (B, H, F, D).
     """
+    if backend == "fla":
+        return fla.delta_rule(q, k, v, beta, log_decay)
     chunks = _chunks(k, v, beta, log_decay, chunk_size)
     states, last = _states(chunks)
     before = torch.stack(states, dim=2)  # (B, H, T, F, D)

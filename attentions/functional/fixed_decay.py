@@ -12,7 +12,13 @@ from attentions.functional.scan import causal_scan
 
 
 def decayed_attention(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *, both_ways: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    *,
+    both_ways: bool = False,
+    backend: str = "torch",
 ) -> Tensor:
     """out_i = sum of exp(log_decay |i - j|) (q_i . k_j) v_j over j up to i, or over every j.
 
@@ -22,16 +28,18 @@ def decayed_attention(
         v: (B, H, N, D).
         log_decay: (H,), at most 0.
         both_ways: Whether later positions count too, by a second scan from the end.
+        backend: That of `causal_scan`.
 
     Returns:
         (B, H, N, D).
     """
     steps = log_decay[None, :, None].expand(1, -1, q.shape[-2])
-    out = causal_scan(q, k, v, log_decay=steps)
+    out = causal_scan(q, k, v, log_decay=steps, backend=backend)
     if both_ways:
-        reverse = causal_scan(*(x.flip(-2) for x in (q, k, v)), log_decay=steps)
+        reverse = (x.flip(-2) for x in (q, k, v))
+        behind = causal_scan(*reverse, log_decay=steps, backend=backend).flip(-2)
         own = (q * k).sum(dim=-1, keepdim=True) * v  # is in both
-        out = out + reverse.flip(-2) - own
+        out = out + behind - own
     return out
 
 

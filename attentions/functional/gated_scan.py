@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attentions.functional import fla
 from attentions.functional.chunks import in_chunks
 
 
@@ -19,6 +20,7 @@ def gated_scan(
     *,
     both_ways: bool = False,
     chunk_size: int = 64,
+    backend: str = "torch",
 ) -> Tensor:
     """Unnormalised linear attention whose memory is gated: out_i = q_i S_i, where
 
@@ -37,15 +39,19 @@ def gated_scan(
         log_decay: (B, H, L, F), at most 0; zero where a position is to be passed over.
         both_ways: Whether later positions count too, by a second scan from the end.
         chunk_size: Positions per chunk, a power of two; the result does not depend on it.
+        backend: "torch", or "fla" for the kernels of `attentions.functional.fla`.
 
     Returns:
         (B, H, L, D).
     """
     if both_ways:
-        ahead = gated_scan(q, k, v, log_decay, chunk_size=chunk_size)
+        settings = {"chunk_size": chunk_size, "backend": backend}
+        ahead = gated_scan(q, k, v, log_decay, **settings)
         reverse = (x.flip(-2) for x in (q, k, v, log_decay))
-        behind = gated_scan(*reverse, chunk_size=chunk_size).flip(-2)
+        behind = gated_scan(*reverse, **settings).flip(-2)
         return ahead + behind - (q * k).sum(dim=-1, keepdim=True) * v  # the own is in both
+    if backend == "fla":
+        return fla.gated_scan(q, k, v, log_decay)
     length, size = q.shape[-2], 1
     while size < min(length, chunk_size):
         size *= 2

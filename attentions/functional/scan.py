@@ -8,11 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attentions.functional import fla
 from attentions.functional.chunks import in_chunks
 
 
 def causal_scan(
-    q: Tensor, k: Tensor, v: Tensor, *, log_decay: Tensor | None = None, chunk_size: int = 64
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    log_decay: Tensor | None = None,
+    chunk_size: int = 64,
+    backend: str = "torch",
 ) -> Tensor:
     """Unnormalised causal linear attention, with or without a decay: out_i = q_i S_i, where
 
@@ -28,10 +35,13 @@ def causal_scan(
         log_decay: (B, H, L), at most 0; None for no decay. Sums of it over a chunk should stay
             where exp can tell them apart: below -100 is as good as -100.
         chunk_size: Positions per chunk; the result does not depend on it.
+        backend: "torch", or "fla" for the kernels of `attentions.functional.fla`.
 
     Returns:
         (B, H, L, D).
     """
+    if backend == "fla":
+        return fla.causal_scan(q, k, v, log_decay)
     length = q.shape[-2]
     chunk_size = min(chunk_size, length)
     q, k, v = (in_chunks(x, chunk_size) for x in (q, k, v))

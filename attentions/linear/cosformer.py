@@ -8,7 +8,7 @@ causal ones: with the length so far, every new token would change the earlier ou
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ class CosformerAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -62,7 +63,7 @@ class CosformerAttention(MultiHeadAttention):
             phi_k = phi_k.masked_fill(key_padding_mask[:, None, :, None], 0.0)
         v1 = F.pad(v, (0, 1), value=1.0)
         if self.pattern is Pattern.CAUSAL_SELF:
-            return self._normalise(causal_scan(phi_q, phi_k, v1))
+            return self._normalise(causal_scan(phi_q, phi_k, v1, backend=self.backend))
         return self._normalise(phi_q @ (phi_k.mT @ v1))
 
     def absorb(

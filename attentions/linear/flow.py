@@ -33,6 +33,7 @@ class FlowAttention(MultiHeadAttention):
     refuses: ClassVar = {
         Pattern.CAUSAL_CROSS: "keys compete for the flow to all queries: a later one would leak"
     }
+    backends: ClassVar = {"fla": frozenset({Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -125,7 +126,7 @@ class FlowAttention(MultiHeadAttention):
         competition = count * weight / so_far("weight", weight).clamp(min=0.1)
         sent = competition * v
         q = q / (incoming * count)
-        received = causal_scan(q, k, sent)
+        received = causal_scan(q, k, sent, backend=self.backend)
         after["kv"] = k.mT @ sent
         if memory:
             received = received + q @ memory["kv"]

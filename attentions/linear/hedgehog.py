@@ -6,7 +6,7 @@ The paper also trains the maps to imitate a given softmax attention; here they l
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ class HedgehogAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -51,7 +52,8 @@ class HedgehogAttention(MultiHeadAttention):
         if self.pattern is not Pattern.CAUSAL_SELF:
             return self.read(q, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
         phi_k, v1 = self._writings(k, v, key_padding_mask)
-        return self._normalise(causal_scan(self._features(q, self.q_map), phi_k, v1))
+        phi_q = self._features(q, self.q_map)
+        return self._normalise(causal_scan(phi_q, phi_k, v1, backend=self.backend))
 
     def absorb(
         self,

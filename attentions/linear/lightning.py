@@ -11,7 +11,7 @@ it fast on a GPU is a fused kernel; this is the same arithmetic in blocks.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class LightningAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -67,8 +68,9 @@ class LightningAttention(MultiHeadAttention):
         q, gate = q.chunk(2, dim=1)
         phi_k = _key_features(k, key_padding_mask)
         both_ways = self.pattern is Pattern.NONCAUSAL_SELF
-        decay = self._log_decay(k)
-        return self._gate(decayed_attention(F.silu(q), phi_k, v, decay, both_ways=both_ways), gate)
+        decay, backend = self._log_decay(k), self.backend
+        mixed = decayed_attention(F.silu(q), phi_k, v, decay, both_ways=both_ways, backend=backend)
+        return self._gate(mixed, gate)
 
     def absorb(
         self,

@@ -5,7 +5,7 @@ Departs from it: `eps` in the normaliser.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +22,7 @@ class LinearAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -42,7 +43,7 @@ class LinearAttention(MultiHeadAttention):
         """See `MultiHeadAttention.mix`."""
         if self.pattern is Pattern.CAUSAL_SELF:
             phi_k, v1 = self._features(k, v, key_padding_mask)
-            return self._normalise(causal_scan(F.elu(q) + 1, phi_k, v1))
+            return self._normalise(causal_scan(F.elu(q) + 1, phi_k, v1, backend=self.backend))
         # In causal_cross too: queries never meet, so a later one cannot leak.
         return self.read(q, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
 

@@ -10,7 +10,7 @@ clamped, and the features are saved with the weights.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ class PerformerAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -82,7 +83,9 @@ class PerformerAttention(MultiHeadAttention):
         phi_k = (log_phi_k - top[..., None]).exp()
         v1 = F.pad(v, (0, 1), value=1.0)
         decay = stabiliser_decay(top)
-        return _normalise(causal_scan(self._query_features(q), phi_k, v1, log_decay=decay))
+        phi_q = self._query_features(q)
+        sums = causal_scan(phi_q, phi_k, v1, log_decay=decay, backend=self.backend)
+        return _normalise(sums)
 
     def absorb(
         self,

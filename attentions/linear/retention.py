@@ -11,7 +11,7 @@ base^(-2i / D), there base^(-2i / (D - 2)).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class RetentionAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -93,6 +94,7 @@ class RetentionAttention(MultiHeadAttention):
             self._widen(v),
             self._log_decay(k),
             both_ways=both_ways,
+            backend=self.backend,
         )
         return self._gate(retained, gate)
 

@@ -9,7 +9,7 @@ Departs from them: projections have biases, as all here, and a padded position w
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class DeltaRuleAttention(StreamAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class DeltaRuleAttention(StreamAttention):
                 state = delta_step(memory["state"], k, v, beta, log_decay)
                 mixed = q @ state
             else:
-                mixed, state = delta_rule(q, k, v, beta, log_decay)
+                mixed, state = delta_rule(q, k, v, beta, log_decay, backend=self.backend)
         return mixed, {"state": state, **recent}
 
     def _write(self, context: Tensor, padding: Tensor | None) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ Departs from them: projections have biases, as all here, and a padded position i
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ class GatedLinearAttention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -85,7 +86,8 @@ class GatedLinearAttention(MultiHeadAttention):
         q, gate = q.split([self.key_dim, self.head_dim], dim=-1)
         k, log_decay = self._keys_and_decay(k, key_padding_mask)
         both_ways = self.pattern is Pattern.NONCAUSAL_SELF
-        return self._finish(gated_scan(q, k, v, log_decay, both_ways=both_ways), gate)
+        mixed = gated_scan(q, k, v, log_decay, both_ways=both_ways, backend=self.backend)
+        return self._finish(mixed, gate)
 
     def absorb(
         self,

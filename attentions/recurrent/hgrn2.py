@@ -9,7 +9,7 @@ mechanism does not know its layer. A padded position is passed over.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class Hgrn2Attention(MultiHeadAttention):
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
     full_precision = True
 
     def __init__(
@@ -64,10 +65,11 @@ class Hgrn2Attention(MultiHeadAttention):
             return self.read(q, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
         q = F.silu(q)
         k, log_decay = self._keys_and_decay(k, key_padding_mask)
-        if self.pattern is Pattern.CAUSAL_SELF:
-            return self._norm(gated_scan(q, k, v, log_decay))
-        own = (q * k).sum(dim=-1, keepdim=True) * v  # the authors have it in both directions
-        return self._norm(gated_scan(q, k, v, log_decay, both_ways=True) + own)
+        both_ways = self.pattern is Pattern.NONCAUSAL_SELF
+        mixed = gated_scan(q, k, v, log_decay, both_ways=both_ways, backend=self.backend)
+        if both_ways:  # the authors have the own in both directions
+            mixed = mixed + (q * k).sum(dim=-1, keepdim=True) * v
+        return self._norm(mixed)
 
     def absorb(
         self,

@@ -42,6 +42,7 @@ class Mamba2Attention(StreamAttention):
         (Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS),
         "no cross form is published: one token gives both what writes and what reads the state",
     )
+    backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
 
     def __init__(
         self,
@@ -103,7 +104,10 @@ class Mamba2Attention(StreamAttention):
         with full_precision(xbc):
             x, b, c, values, log_decay = self._select(xbc, dt, before)
             after = gated_state(b, values, log_decay[..., None], ssm)
-            mixed = causal_scan(c, b, values, log_decay=log_decay) if ssm is None else c @ after
+            if ssm is None:
+                mixed = causal_scan(c, b, values, log_decay=log_decay, backend=self.backend)
+            else:
+                mixed = c @ after
             y = mixed + self._skipped(x)
         memory = {"ssm": after, "recent": last_positions(xbc, self.conv_size - 1, before)}
         return self._finish(y, z), State(state.position + query.shape[1], memory)
@@ -121,7 +125,8 @@ class Mamba2Attention(StreamAttention):
     def _scan(self, xbc: Tensor, dt: Tensor) -> Tensor:
         """y (B, H, L, P) in one direction."""
         x, b, c, values, log_decay = self._select(xbc, dt)
-        return causal_scan(c, b, values, log_decay=log_decay) + self._skipped(x)
+        mixed = causal_scan(c, b, values, log_decay=log_decay, backend=self.backend)
+        return mixed + self._skipped(x)
 
     def _select(
         self, xbc: Tensor, dt: Tensor, before: Tensor | None = None

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attentions.base import Attention, UnsupportedPattern
+from attentions.base import Attention
 from attentions.softmax.softmax import SoftmaxAttention
 from runners.checks.padding import padded_inputs
 from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much, errors
@@ -40,12 +40,10 @@ def settings(subject: Subject) -> Finding:
 
 def refusal(subject: Subject) -> Finding:
     """A pattern that is not claimed must be refused as such."""
-    try:
-        subject.build()
-    except UnsupportedPattern:
-        return Finding(subject.pattern, "refusal", True)
     message = "is not claimed, yet it builds: a pattern is either realised or refused"
-    return Finding(subject.pattern, "refusal", False, message=message)
+    if subject.refusal:
+        message = str(subject.refusal)
+    return Finding(subject.pattern, "refusal", bool(subject.refusal), message=message)
 
 
 def keeps_inputs(subject: Subject) -> Finding:

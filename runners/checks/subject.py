@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attentions.base import Attention, Pattern
+from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -136,6 +136,15 @@ class Subject:
     def attention(self) -> Attention:
         """The instance that the evaluation checks share."""
         return self.build()
+
+    @cached_property
+    def refusal(self) -> UnsupportedPattern | None:
+        """What it says at construction if it is not to serve the pattern."""
+        try:
+            self.build()
+        except UnsupportedPattern as error:
+            return error
+        return None
 
     def draw(self, *shape: int, stream: int = 0) -> Tensor:
         """Standard normal numbers, the same for the same `stream`."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Attention, Pattern, State, UnsupportedPattern
 from attentions.linear.linear_elu import LinearAttention
 
 CHUNK = 32
@@ -351,6 +351,21 @@ class SwallowsSettings(LinearAttention):
     ) -> None:
         common = {name: rest[name] for name in ("dropout", "max_len", "grid") if name in rest}
         super().__init__(embed_dim, num_heads, pattern, eps=eps, **common)
+
+
+class ClaimsWhatItRefuses(LinearAttention):
+    """Its class claims what its constructor refuses: no flaw, where the settings decide."""
+
+    def __init__(self, embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> None:
+        if pattern.is_cross:
+            reason = "its part is not made for two sequences"
+            raise UnsupportedPattern("ClaimsWhatItRefuses", pattern, self.patterns, reason)
+        super().__init__(embed_dim, num_heads, pattern, **common)
+
+
+class RefusesWhenCalled(LinearAttention):
+    def attend(self, query: Tensor, context: Tensor, **masks: Any) -> Tensor:
+        raise UnsupportedPattern("RefusesWhenCalled", self.pattern, self.patterns)
 
 
 class ServesUnclaimed(LinearAttention):

@@ -126,6 +126,7 @@ def test_a_shipped_claim_holds(name: str, pattern: Pattern) -> None:
     cls = registry.mechanism(config["_target_"])
     findings = examine(cls, Subject(registry.factory(config), pattern))
     assert not [f for f in findings if not f.passed and f.refutes]
+    assert len(findings) > 1  # a refusal would be the only one
     # Of the user's own, a missing decoding form is only a warning.
     assert not [f for f in findings if f.message.startswith("missing")]
 
@@ -208,8 +209,22 @@ def test_a_pattern_that_is_not_claimed_must_be_refused() -> None:
     (refused,) = found(broken.NoDecoding, NC)
     (built,) = found(broken.ServesUnclaimed, NC)
     assert refused.passed
+    assert refused.message == "NoDecoding has no noncausal_cross; it has: causal_self"
     assert not built.passed
     assert "not claimed, yet it builds" in built.message
+
+
+def test_what_the_constructor_refuses_is_not_claimed() -> None:
+    (refused,) = found(broken.ClaimsWhatItRefuses, NC)
+    assert refused.passed
+    assert "has no noncausal_cross (its part is not made for two sequences)" in refused.message
+    assert "settings" in {f.check for f in found(broken.ClaimsWhatItRefuses, NS)}
+
+
+def test_a_refusal_after_construction_is_a_failure() -> None:
+    failed = failures(broken.RefusesWhenCalled, NS)
+    assert failed.keys() == {"construction"}
+    assert "UnsupportedPattern" in failed["construction"].message
 
 
 def test_errors_are_shares_of_the_size_at_their_position() -> None:
@@ -246,7 +261,7 @@ def test_the_report_tells_what_where_and_which_patterns_are_not_claimed() -> Non
     assert re.search(r"leak_suffix +│ FAILED 0\.4", text)
     assert "refuted causal_self leak_suffix: output 31 changes" in text
     assert "warning causal_self step, prefill, beam, state_growth: missing" in text
-    assert "not claimed: causal_cross (no reason given)" in text
+    assert "not claimed: NoDecoding has no causal_cross; it has: causal_self" in text
     assert text.rstrip().endswith("NoDecoding is refuted")
     assert (
         str(Refuted("NoDecoding", findings[-1:]))
@@ -274,6 +289,8 @@ def test_what_was_found_is_recorded_before_the_claim_is_refuted(tmp_path: Path) 
 def test_a_pattern_that_is_not_claimed_is_unsupported(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedPattern, match="NoDecoding has no causal_cross"):
         measure(run(tmp_path, "NoDecoding", CC))
+    with pytest.raises(UnsupportedPattern, match="ClaimsWhatItRefuses has no noncausal_cross"):
+        measure(run(tmp_path, "ClaimsWhatItRefuses", NC))
     with pytest.raises(ValueError, match="Attention claims no pattern: name them"):
         measure(run(tmp_path, "attentions.base.Attention", None))
 

@@ -1,0 +1,90 @@
+"""Compares the back end `fla` with torch's, by Triton's interpreter: no GPU is needed.
+
+Run as `python -m tests.attentions.interpreted NAME` with TRITON_INTERPRET=1, which Triton reads
+when it is imported: hence a process of its own. Exits with 1 and says where they differ.
+"""
+
+import builtins
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attentions.base import Attention, Pattern
+from tests.attentions.claims import build, draw, holes, inputs
+
+LENGTHS = (1, 70)
+"""70 crosses the border of the kernels' chunks, of 64 positions."""
+
+
+class Index(int):
+    """A loop variable, which the kernels cast as they do a tensor."""
+
+    def to(self, *_: Any) -> "Index":
+        """Itself: the interpreter counts in Python's integers."""
+        return self
+
+
+def counted(*bounds: Any) -> Iterator[Index]:
+    """`range`, for the loops of the kernels."""
+    return (Index(i) for i in builtins.range(*bounds))
+
+
+def make_interpretable() -> None:
+    """What the kernels expect of the compiler and the interpreter lacks: no clock, no casts."""
+    from triton.runtime.autotuner import Autotuner
+
+    Autotuner._bench = lambda *_, **__: [1.0, 1.0, 1.0]  # all settings are as good
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no GPU
+        import fla.ops  # noqa: F401
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fla.ops"):
+            module.__dict__["range"] = counted
+
+
+def outputs_and_gradients(
+    attention: Attention, query: Tensor, padding: Tensor
+) -> dict[str, Tensor]:
+    """By name; a parameter without a gradient has zero."""
+    output = attention(query, key_padding_mask=padding)
+    attention.zero_grad()
+    (output * draw(4, *output.shape).float()).sum().backward()
+    gradients = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in attention.named_parameters()
+    }
+    return {"output": output.detach(), **gradients}
+
+
+def differences(name: str, pattern: Pattern) -> Iterator[str]:
+    """Where the two back ends differ by more than float32 explains."""
+    for length in LENGTHS:
+        query = inputs(pattern, length, batch_size=3)[0].float()
+        padding = holes(2, 3, length)
+        of_torch = build(name, pattern).float()
+        of_fla = build(name, pattern, backend="fla").float()
+        of_fla.load_state_dict(of_torch.state_dict())
+        expected = outputs_and_gradients(of_torch, query, padding)
+        actual = outputs_and_gradients(of_fla, query, padding)
+        largest = max(x.abs().amax().item() for x in expected.values())
+        for what, x in expected.items():
+            # The interpreter computes in float32: 1e-4 is some 1000 roundings. What should be zero
+            # is the difference of larger numbers: there it is 1e-6 of the largest.
+            scale = max(x.abs().amax().item(), 1e-2 * largest)
+            off = (actual[what] - x).abs().amax().item() / scale
+            if not off < 1e-4:
+                yield f"{name} {pattern} length {length}: {what} is off by {off:.1e} of its size"
+
+
+if __name__ == "__main__":
+    assert os.environ["TRITON_INTERPRET"] == "1"
+    make_interpretable()
+    mechanism = sys.argv[1]
+    kernels = type(build(mechanism, Pattern.CAUSAL_SELF)).backends["fla"]
+    found = [text for pattern in kernels for text in differences(mechanism, pattern)]
+    sys.exit("\n".join(found) if found else 0)
