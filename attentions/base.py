@@ -104,6 +104,7 @@ class Attention(nn.Module):
             whose parameters or constants depend on it.
         grid: (height, width) of image inputs, for the mechanisms with 2-D neighbourhoods.
         layer: The depth of the place in its backbone, from 0, for those that differ by layer.
+        num_layers: How many such places the backbone has one after another; None if unknown.
         backend: The kernels of the parallel form: "torch" or one of `backends`. Decoding is
             torch's in all.
 
@@ -134,6 +135,7 @@ class Attention(nn.Module):
         max_len: int | None = None,
         grid: tuple[int, int] | None = None,
         layer: int = 0,
+        num_layers: int | None = None,
         backend: str = "torch",
     ) -> None:
         super().__init__()
@@ -152,6 +154,8 @@ class Attention(nn.Module):
             self._fail(f"max_len must be positive, got {max_len}")
         if layer < 0:
             self._fail(f"layer must not be negative, got {layer}")
+        if num_layers is not None and layer >= num_layers:
+            self._fail(f"layer must be below num_layers, got {layer} and {num_layers}")
         kernels = ["torch", *(name for name in self.backends if pattern in self.backends[name])]
         if backend not in kernels:
             self._fail(f"backend must be {' or '.join(kernels)} in {pattern}, got {backend!r}")
@@ -165,6 +169,7 @@ class Attention(nn.Module):
         self.max_len = max_len
         self.grid = grid
         self.layer = layer
+        self.num_layers = num_layers
         self.backend = backend
 
     def forward(

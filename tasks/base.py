@@ -39,6 +39,7 @@ class AttentionSlots:
         embed_dim: int,
         num_heads: int,
         layer: int = 0,
+        num_layers: int | None = None,
         dropout: float = 0.0,
         max_len: int | None = None,
         grid: tuple[int, int] | None = None,
@@ -51,6 +52,7 @@ class AttentionSlots:
             embed_dim: Its width.
             num_heads: Its number of heads.
             layer: The depth of the place, for mechanisms that differ by layer.
+            num_layers: How many such places there are, one after another.
             dropout: Its attention dropout.
             max_len: The greatest length of query or context there.
             grid: (height, width) of image inputs.
@@ -58,8 +60,16 @@ class AttentionSlots:
         """
         tested = self.pattern in ("all", pattern)
         factory = self.attention if tested else rest
-        place = {"dropout": dropout, "max_len": max_len, "grid": grid, "layer": layer}
-        built = factory(embed_dim, num_heads, pattern, **place)
+        built = factory(
+            embed_dim,
+            num_heads,
+            pattern,
+            dropout=dropout,
+            max_len=max_len,
+            grid=grid,
+            layer=layer,
+            num_layers=num_layers,
+        )
         if tested:
             self.under_test.append(built)
         return built

@@ -16,7 +16,8 @@ from attentions.base import Attention, Pattern, State, UnsupportedPattern
 class HybridLayers(Attention):
     """At its layer, either of two mechanisms with the settings of their own YAMLs.
 
-    A pattern that one of the two lacks is refused, with its reason.
+    A pattern that one of the two lacks is refused, with its reason, and so is a backbone of too few
+    layers for one of `full`.
 
     Args:
         linear: The name of the mechanism of most layers.
@@ -40,6 +41,11 @@ class HybridLayers(Attention):
         super().__init__(embed_dim, num_heads, pattern, **common)
         if ratio is not None and ratio < 0:
             self._fail(f"ratio must not be negative, got {ratio}")
+        if ratio is not None and self.num_layers is not None and self.num_layers <= ratio:
+            self._fail(
+                f"{self.num_layers} layers hold no {full} after every {ratio} of {linear}: ratio "
+                f"must be below num_layers, or null for {linear} alone"
+            )
         parts = [registry.load(name) for name in (linear, full)]
         classes = [registry.mechanism(part["_target_"]) for part in parts]
         if HybridLayers in classes:

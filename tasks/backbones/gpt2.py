@@ -74,6 +74,7 @@ class Gpt2(nn.Module):
                     embed_dim=embed_dim,
                     num_heads=num_heads,
                     layer=layer,
+                    num_layers=num_layers,
                     dropout=attention_dropout,
                     max_len=max_len,
                 ),

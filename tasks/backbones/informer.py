@@ -81,6 +81,7 @@ class Informer(nn.Module):
                 Pattern.NONCAUSAL_SELF,
                 **sizes,
                 layer=layer,
+                num_layers=num_encoder_layers,
                 max_len=length,
                 rest=partial(ProbSparseAttention, factor=FACTOR),
             )
@@ -93,6 +94,7 @@ class Informer(nn.Module):
                     Pattern.NONCAUSAL_CROSS,
                     **sizes,
                     layer=layer,
+                    num_layers=num_decoder_layers,
                     max_len=max(length, decoder_len),
                 ),
                 embed_dim,

@@ -54,6 +54,7 @@ class RecallDecoder(nn.Module):
                 embed_dim=embed_dim,
                 num_heads=num_heads,
                 layer=layer,
+                num_layers=num_layers,
                 dropout=attention_dropout,
                 max_len=seq_len,
             )

@@ -171,24 +171,34 @@ class Transformer(nn.Module):
         self.embed_source = Embedding(vocab_size, embed_dim, positions, max_source_len, dropout)
         self.embed_target = Embedding(vocab_size, embed_dim, positions, max_target_len, dropout)
 
-        def attention(pattern: Pattern, layer: int, max_len: int) -> Attention:
+        def attention(pattern: Pattern, layer: int, num_layers: int, max_len: int) -> Attention:
             return slots.build(
                 pattern,
                 embed_dim=embed_dim,
                 num_heads=num_heads,
                 layer=layer,
+                num_layers=num_layers,
                 dropout=attention_dropout,
                 max_len=max_len,
             )
 
         self.encoder = nn.ModuleList(
-            EncoderLayer(attention(Pattern.NONCAUSAL_SELF, layer, max_source_len), ffn_dim, dropout)
+            EncoderLayer(
+                attention(Pattern.NONCAUSAL_SELF, layer, num_encoder_layers, max_source_len),
+                ffn_dim,
+                dropout,
+            )
             for layer in range(num_encoder_layers)
         )
         self.decoder = nn.ModuleList(
             DecoderLayer(
-                attention(Pattern.CAUSAL_SELF, layer, max_target_len),
-                attention(Pattern.CAUSAL_CROSS, layer, max(max_source_len, max_target_len)),
+                attention(Pattern.CAUSAL_SELF, layer, num_decoder_layers, max_target_len),
+                attention(
+                    Pattern.CAUSAL_CROSS,
+                    layer,
+                    num_decoder_layers,
+                    max(max_source_len, max_target_len),
+                ),
                 ffn_dim,
                 dropout,
             )

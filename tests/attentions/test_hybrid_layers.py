@@ -48,11 +48,16 @@ def test_at_its_layer_it_is_the_mechanism_itself(pattern: Pattern, layer: int, n
     assert torch.equal(attention(query, context), part(query, context))
 
 
-def test_a_backbone_has_each_mechanism_at_its_layers() -> None:
+def gpt2(num_layers: int, ratio: int | None) -> tuple[Gpt2, AttentionSlots]:
     config = registry.load("hybrid_layers")
-    config.update({"linear": "linear_elu", "ratio": 2})
+    config.update({"linear": "linear_elu", "ratio": ratio})
     slots = AttentionSlots(registry.factory(config), Pattern.CAUSAL_SELF)
-    model = Gpt2(slots, 11, max_len=10, embed_dim=8, num_heads=2, ffn_dim=8, num_layers=7)
+    model = Gpt2(slots, 11, max_len=10, num_layers=num_layers, embed_dim=8, num_heads=2, ffn_dim=8)
+    return model, slots
+
+
+def test_a_backbone_has_each_mechanism_at_its_layers() -> None:
+    model, slots = gpt2(num_layers=7, ratio=2)
     parts = [layer.part for layer in slots.under_test if isinstance(layer, HybridLayers)]
     assert [isinstance(part, SoftmaxAttention) for part in parts] == [0, 0, 1, 0, 0, 1, 0]
     assert model(torch.randint(11, (2, 10))).isfinite().all()
@@ -84,11 +89,20 @@ def test_a_pattern_that_one_part_lacks_is_refused_at_every_layer(layer: int) -> 
         hybrid(linear="linformer", layer=layer)
 
 
+def test_a_backbone_too_shallow_for_full_attention_is_refused() -> None:
+    assert isinstance(hybrid(ratio=2, layer=2, num_layers=3).part, SoftmaxAttention)
+    message = "2 layers hold no softmax after every 2 of linear_elu: ratio must be below num_layers"
+    with pytest.raises(ValueError, match=message):
+        gpt2(num_layers=2, ratio=2)
+    gpt2(num_layers=2, ratio=None)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"ratio": -1}, "ratio must not be negative, got -1"),
         ({"layer": -1}, "layer must not be negative, got -1"),
+        ({"layer": 4, "num_layers": 4}, "layer must be below num_layers, got 4 and 4"),
         ({"full": "softmx"}, "unknown attention 'softmx', did you mean 'softmax'"),
         ({"full": "hybrid_layers"}, "its parts must be other mechanisms than itself"),
     ],
