@@ -335,6 +335,8 @@ class MultiHeadAttention(Attention):
     full_precision: ClassVar[bool] = False
     """Whether `mix`, `absorb` and `read` compute in float32 at least, whatever the inputs and
     autocast: for sums over many positions, which overflow float16 and stop growing in bfloat16."""
+    any_width: ClassVar[bool] = False
+    """Whether projections give `num_heads` heads of any width, not any number of head_dim wide."""
     takes_rotary: ClassVar[bool] = False
     """Whether q and k meet in dot products alone, so that both can be turned by their positions."""
 
@@ -462,7 +464,8 @@ class MultiHeadAttention(Attention):
 
     def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
         """(B, length, E) to (B, heads, length, D)."""
-        heads = proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        split = (self.num_heads, -1) if self.any_width else (-1, self.head_dim)
+        heads = proj(x).unflatten(-1, split).transpose(1, 2)
         return in_full(heads) if self.full_precision else heads
 
     def _queries_keys_values(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:

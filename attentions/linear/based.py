@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.chunks import in_chunks
-from attentions.functional.precision import in_full
 from attentions.functional.scan import exclusive_scan
 
 CHUNK_SIZE = 128
@@ -34,6 +33,7 @@ class BasedAttention(MultiHeadAttention):
 
     patterns = frozenset(Pattern)
     full_precision = True
+    any_width = True
 
     def __init__(
         self, embed_dim: int, num_heads: int, pattern: Pattern, *, key_dim: int = 16, **common: Any
@@ -91,11 +91,6 @@ class BasedAttention(MultiHeadAttention):
         x = x * self.key_dim**-0.25
         products = [x[..., i, None] * x[..., i + 1 :] for i in range(self.key_dim - 1)]
         return torch.cat([torch.ones_like(x[..., :1]), x, 0.5**0.5 * x.square(), *products], dim=-1)
-
-    def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
-        """(B, length, H W) to (B, H, length, W), in float32 at least, whatever the width W."""
-        heads = proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return in_full(heads)
 
 
 def _with_ones(v: Tensor, padding: Tensor | None) -> Tensor:

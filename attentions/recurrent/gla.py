@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.gated_scan import gated_scan, gated_state
-from attentions.functional.precision import in_full
 
 
 class GatedLinearAttention(MultiHeadAttention):
@@ -36,6 +35,7 @@ class GatedLinearAttention(MultiHeadAttention):
     patterns = frozenset(Pattern)
     backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
     full_precision = True
+    any_width = True
 
     def __init__(
         self,
@@ -123,8 +123,3 @@ class GatedLinearAttention(MultiHeadAttention):
             padding = padding[:, None, :, None]
             k, log_decay = k.masked_fill(padding, 0.0), log_decay.masked_fill(padding, 0.0)
         return k, log_decay
-
-    def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
-        """(B, length, H W) to (B, H, length, W), in float32 at least, whatever the width W."""
-        heads = proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return in_full(heads)
