@@ -13,7 +13,7 @@ from attentions.base import Attention, Pattern
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 AttentionFactory = Callable[..., Attention]
-"""Called as factory(embed_dim, num_heads, pattern, *, dropout, max_len, grid, layer, num_layers)."""
+"""Called as factory(embed_dim, num_heads, pattern, **place); a place is what `Attention` takes."""
 
 
 def names() -> list[str]:
