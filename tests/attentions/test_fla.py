@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from attentions import registry
 from attentions.base import Pattern, Unavailable
 from tests.attentions.claims import build, inputs
+from tests.attentions.interpreted import differences
 
 WITH_FLA = [
     name
@@ -31,6 +33,16 @@ def test_fla_computes_what_torch_does(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@each_with_fla
+def test_fla_computes_on_cuda_what_torch_does(name: str) -> None:
+    pytest.importorskip("fla")
+    # TF32 rounds each factor by 5e-4 at most.
+    for pattern in registry.mechanism(registry.load(name)["_target_"]).backends["fla"]:
+        assert not list(differences(name, pattern, device="cuda", tolerance=1e-2))
 
 
 @each_with_fla
