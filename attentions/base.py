@@ -350,6 +350,8 @@ class MultiHeadAttention(Attention):
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
+        if self.backend == "flex" and self.drops_weights and self.dropout:
+            self._fail(f"backend flex drops no weights: dropout must be 0, got {self.dropout}")
         if rotary is not None:
             self._check_rotary(rotary)
         self.rotary = rotary

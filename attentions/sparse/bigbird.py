@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attentions import masks
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.chunks import in_chunks, unpadded_length
+from attentions.functional.flex import flex_masked_attention
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
 
@@ -43,6 +45,7 @@ class BigBirdAttention(MultiHeadAttention):
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
     refuses: ClassVar = {Pattern.NONCAUSAL_CROSS: _UNALIGNED, Pattern.CAUSAL_CROSS: _UNALIGNED}
+    backends: ClassVar = {"flex": patterns}
     drops_weights = True
     takes_rotary = True
     draws: Tensor
@@ -85,6 +88,11 @@ class BigBirdAttention(MultiHeadAttention):
         dropout = self.dropout if self.training else 0.0
         # Up to the last block with anything but padding: (1 or B,).
         num_blocks = (unpadded_length(q, key_padding_mask) + size - 1) // size
+        if self.backend == "flex":
+            sees = masks.blocks(self._table(-(-length // size), num_blocks), size)
+            return flex_masked_attention(
+                q, k, v, sees, is_causal=is_causal, key_padding_mask=key_padding_mask
+            )
         q_blocks = in_chunks(q, size)  # (B, H, T, b, D)
         row = torch.arange(q_blocks.shape[2], device=q.device)
         blocks = self._visible(row, num_blocks)  # (1 or B, H, T, W)
@@ -134,6 +142,17 @@ class BigBirdAttention(MultiHeadAttention):
         rows = keys[:, :, 0, :, None].clamp(max=position).expand(len(q), -1, -1, q.shape[-1])
         k, v = memory["k"].gather(2, rows), memory["v"].gather(2, rows)
         return masked_attention(q, k, v, keys <= position)
+
+    def _table(self, length: int, num_blocks: Tensor) -> Tensor:
+        """Which of `length` blocks see which: bool (1 or B, H, length, length)."""
+        row = torch.arange(length, device=num_blocks.device)
+        seen = self._visible(row, num_blocks).clamp(max=length)
+        table = seen.new_zeros(*seen.shape[:-1], length + 1, dtype=torch.bool)
+        table = table.scatter(-1, seen, True)[..., :length]
+        if self.pattern is Pattern.CAUSAL_SELF:
+            return table
+        is_end = (row == 0) | (row == num_blocks[:, None] - 1)  # these see all
+        return table | is_end[:, None, :, None]
 
     def _visible(self, row: Tensor, num_blocks: Tensor) -> Tensor:
         """The blocks that blocks see, each once, in ascending order.

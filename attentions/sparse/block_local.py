@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from attentions import masks
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.chunks import in_chunks
+from attentions.functional.flex import flex_masked_attention
 from attentions.functional.masked import masked_attention
 
 _UNALIGNED = "nothing says which block of the context belongs to which query"
@@ -31,6 +33,7 @@ class BlockLocalAttention(MultiHeadAttention):
         Pattern.NONCAUSAL_CROSS: _UNALIGNED,
         Pattern.CAUSAL_CROSS: _UNALIGNED,
     }
+    backends: ClassVar = {"flex": patterns}
     drops_weights = True
     takes_rotary = True
 
@@ -54,6 +57,11 @@ class BlockLocalAttention(MultiHeadAttention):
         """See `MultiHeadAttention.mix`."""
         batch_size, _, length, _ = q.shape
         is_causal = self.pattern is Pattern.CAUSAL_SELF
+        if self.backend == "flex":
+            sees = masks.same_block(self.block_size)
+            return flex_masked_attention(
+                q, k, v, sees, is_causal=is_causal, key_padding_mask=key_padding_mask
+            )
         size = min(self.block_size, length)
         allowed = None
         if key_padding_mask is not None:

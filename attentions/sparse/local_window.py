@@ -7,12 +7,14 @@ copied once per block of queries instead of once per query; the noncausal cross 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from attentions import masks
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.flex import flex_masked_attention
 from attentions.functional.masked import masked_attention
 from attentions.functional.window import aligned_centres, window_attention
 
@@ -32,6 +34,7 @@ class LocalWindowAttention(MultiHeadAttention):
     refuses = {  # noqa: RUF012
         Pattern.CAUSAL_CROSS: "where a query stands on the context depends on how many will come"
     }
+    backends: ClassVar = {"flex": patterns}
     drops_weights = True
     takes_rotary = True
 
@@ -59,6 +62,10 @@ class LocalWindowAttention(MultiHeadAttention):
             before, after = self.window - 1, 0
         elif self.pattern is Pattern.NONCAUSAL_CROSS:
             centre, stride = aligned_centres(q, k, query_padding_mask, key_padding_mask)
+        if self.backend == "flex":
+            near = (before, after)
+            sees = masks.window(*near) if centre is None else masks.window_around(centre, *near)
+            return flex_masked_attention(q, k, v, sees, key_padding_mask=key_padding_mask)
         return window_attention(
             q,
             k,

@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from attentions import masks
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.flex import flex_masked_attention
 from attentions.functional.masked import masked_attention
 from attentions.functional.window import window_attention
 
@@ -35,6 +37,7 @@ class LongformerAttention(MultiHeadAttention):
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
     refuses: ClassVar = {Pattern.NONCAUSAL_CROSS: _UNALIGNED, Pattern.CAUSAL_CROSS: _UNALIGNED}
+    backends: ClassVar = {"flex": patterns}
     drops_weights = True
     takes_rotary = True
 
@@ -88,14 +91,22 @@ class LongformerAttention(MultiHeadAttention):
                     dropout=dropout,
                 )
             )
-        if length > num_global:
+        after = 0 if is_causal else self.reach
+        if length > num_global and self.backend == "flex":
+            # All rows, so that blocks of queries and keys begin together.
+            sees = masks.either(masks.window(self.reach, after), masks.first_keys(num_global))
+            out = flex_masked_attention(
+                q[:, first], k[:, first], v[:, first], sees, key_padding_mask=key_padding_mask
+            )
+            rows.append(out[:, :, num_global:])
+        elif length > num_global:
             rows.append(
                 window_attention(
                     q[:, first, num_global:],
                     k[:, first],
                     v[:, first],
                     before=self.reach,
-                    after=0 if is_causal else self.reach,
+                    after=after,
                     centre=torch.arange(num_global, length, device=q.device)[None],
                     num_shared=num_global,
                     key_padding_mask=key_padding_mask,

@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attentions import masks
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.chunks import in_chunks
+from attentions.functional.flex import flex_masked_attention
 from attentions.functional.gathered_blocks import gathered_attention
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
+from attentions.functional.precision import full_precision, in_full
 
 _UNALIGNED = "the index sets compare places in one sequence"
 
@@ -32,6 +35,7 @@ class _SparseTransformer(MultiHeadAttention):
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
     refuses: ClassVar = {Pattern.NONCAUSAL_CROSS: _UNALIGNED, Pattern.CAUSAL_CROSS: _UNALIGNED}
+    backends: ClassVar = {"flex": patterns}
     drops_weights = True
     takes_rotary = True
 
@@ -72,6 +76,14 @@ class FixedSparseAttention(_SparseTransformer):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """See `MultiHeadAttention.mix`."""
+        is_causal = self.pattern is Pattern.CAUSAL_SELF
+        if self.backend == "flex":
+            sees = masks.either(
+                masks.same_block(self.stride), masks.last_of_blocks(self.stride, self.num_summary)
+            )
+            return flex_masked_attention(
+                q, k, v, sees, is_causal=is_causal, key_padding_mask=key_padding_mask
+            )
         num_blocks = -(-q.shape[2] // self.stride)
         columns = torch.arange(self.stride - self.num_summary, self.stride, device=q.device)
         first = torch.arange(num_blocks, device=q.device) * self.stride
@@ -86,7 +98,7 @@ class FixedSparseAttention(_SparseTransformer):
         same_block = query_block[..., None] == key_block[:, None]
         is_summary = torch.arange(keys.shape[-1], device=q.device) >= size
         allowed = same_block != is_summary
-        if self.pattern is Pattern.CAUSAL_SELF:
+        if is_causal:
             allowed = allowed & (keys[:, None] <= group[..., None])
         return gathered_attention(
             q,
@@ -151,8 +163,6 @@ class StridedSparseAttention(_SparseTransformer):
         stride: The window and the distance of the columns, l.
     """
 
-    full_precision = True  # scores stand in memory
-
     def mix(
         self,
         q: Tensor,
@@ -163,10 +173,23 @@ class StridedSparseAttention(_SparseTransformer):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """See `MultiHeadAttention.mix`."""
+        if self.backend == "flex":
+            sees = masks.either(
+                masks.window(self.stride - 1, self.stride - 1), masks.column(self.stride)
+            )
+            is_causal = self.pattern is Pattern.CAUSAL_SELF
+            return flex_masked_attention(
+                q, k, v, sees, is_causal=is_causal, key_padding_mask=key_padding_mask
+            )
+        with full_precision(q):  # scores stand in memory
+            out = self._in_lines(in_full(q), in_full(k), in_full(v), key_padding_mask)
+        return out.to(q.dtype)
+
+    def _in_lines(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
         length = q.shape[2]
         size = min(self.stride, length)
         both = self.pattern is Pattern.NONCAUSAL_SELF
-        seen = ~key_padding_mask if key_padding_mask is not None else q.new_ones(1, length) > 0
+        seen = ~padding if padding is not None else q.new_ones(1, length) > 0
         q, k, v = (in_chunks(x, size) for x in (q * self.head_dim**-0.5, k, v))  # (B, H, T, l, D)
         seen = in_chunks(seen[:, None, :, None], size)  # (1 or B, 1, T, l, 1)
         near_k, near_v, near_seen = (_with_neighbours(x, both) for x in (k, v, seen))
