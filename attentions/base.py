@@ -120,6 +120,8 @@ class Attention(nn.Module):
     """Why an unclaimed pattern is not served, in half a line."""
     backends: ClassVar[Mapping[str, frozenset[Pattern]]] = {}
     """The kernels beside torch's, each with the patterns whose parallel form it computes."""
+    undecayed: ClassVar[Mapping[str, float]] = {}
+    """Its parameters, or modules, that train without weight decay: the greatest rate of each."""
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
     auxiliary_loss: Tensor | None = None

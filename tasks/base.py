@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from attentions.base import Attention, Pattern, UnsupportedPattern
@@ -201,8 +201,8 @@ class Task(LightningModule):
 
     A subclass builds its backbone from `slots` in `__init__`, and writes `training_step`,
     `validation_step`, `test_step` and `configure_optimizers`; the training step adds
-    `auxiliary_loss()` to its loss. What it logs in validation and test
-    under a name of `directions` becomes a measurement.
+    `auxiliary_loss()` to its loss, and the optimizer is given `parameter_groups(lr)`. What it logs
+    in validation and test under a name of `directions` becomes a measurement.
     """
 
     patterns: ClassVar[frozenset[Pattern]] = frozenset()
@@ -223,6 +223,25 @@ class Task(LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """All parameters for an optimizer of the learning rate `lr`.
+
+        What a mechanism names in `undecayed` is in groups after the first, without weight decay.
+        """
+        rates: dict[nn.Parameter, float] = {}
+        for module in self.modules():
+            for name, greatest in getattr(module, "undecayed", {}).items():
+                part = getattr(module, name)
+                owned = part.parameters() if isinstance(part, nn.Module) else [part]
+                rates |= dict.fromkeys(owned, min(lr, greatest))
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters() if p not in rates]}
+        ]
+        for rate in sorted(set(rates.values())):
+            params = [p for p in rates if rates[p] == rate]
+            groups.append({"params": params, "lr": rate, "weight_decay": 0.0})
+        return groups
 
     def auxiliary_loss(self) -> Tensor | float:
         """What the attentions under test add to the loss of a training step, after their pass."""

@@ -1,7 +1,8 @@
 """A convolution as long as the sequence, whose filter is a small network of the distance.
 
 Source: Poli et al., "Hyena Hierarchy: Towards Larger Convolutional Language Models", ICML 2023,
-arXiv:2302.10866, and the authors' code (safari), which gives the initial values.
+arXiv:2302.10866, and the authors' code (safari), which gives the initial values and trains the
+network without weight decay.
 Departs from it: the features of a distance are fixed, where the code trains them too.
 
 Shapes: B batch, L length, E channels, n distances.
@@ -35,6 +36,7 @@ class LongConvolution(nn.Module):
     """
 
     memory: ClassVar = ("filter", "inputs")
+    undecayed: ClassVar = dict.fromkeys(("hidden", "frequency", "filters"), math.inf)
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ Source: Gu et al., "On the Parameterization and Initialization of Diagonal State
 NeurIPS 2022, arXiv:2206.11893; the layer around it is that of the authors' code, whose form of both
 directions (a second C) the noncausal pattern has too. `channels` is CAB's, ICML 2023.
 Departs from CAB's code: its output map has no gate, and a state is there to decode with.
-The authors train the modes and the steps at a smaller learning rate and without weight decay, which
-is for the optimiser to do.
+As by the authors, the modes and the steps are trained without weight decay, and at a learning rate
+of 0.001 at most.
 """
 
 import math
@@ -41,6 +41,7 @@ class S4dAttention(StreamAttention):
         (Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS),
         "a convolution has no query to ask another sequence with",
     )
+    undecayed: ClassVar = dict.fromkeys(("log_step", "log_decay", "frequency"), 1e-3)
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class Forecasting(Task):
 
     def configure_optimizers(self) -> Any:
         """Adam, as the reference code: its halving begins after the second epoch."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        optimizer = torch.optim.Adam(self.parameter_groups(self.lr), lr=self.lr, fused=True)
         halving = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda epoch: 0.5 ** max(epoch - 1, 0)
         )

@@ -120,7 +120,7 @@ class LanguageModeling(Task):
     def configure_optimizers(self) -> Any:
         """AdamW, as fairseq's Adam, whose decay is decoupled from the gradient too."""
         optimizer = torch.optim.AdamW(
-            self.parameters(),
+            self.parameter_groups(self.lr),
             lr=self.lr,
             betas=self.betas,
             weight_decay=self.weight_decay,

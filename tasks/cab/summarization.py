@@ -145,7 +145,9 @@ class Summarization(Task):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up, then the inverse square root of the step."""
-        optimizer = torch.optim.AdamW(self.parameters(), fused=True, **self.optimizer_settings)
+        settings = self.optimizer_settings
+        groups = self.parameter_groups(settings["lr"])
+        optimizer = torch.optim.AdamW(groups, fused=True, **settings)
         warmup = self.warmup_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / warmup, (warmup / (step + 1)) ** 0.5)

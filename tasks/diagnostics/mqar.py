@@ -291,7 +291,7 @@ class Mqar(Task):
         """AdamW, with the learning rate falling to 0 at the last step."""
         # Fused: with these few, small parameters the plain loop is a twentieth of a step.
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+            self.parameter_groups(self.lr), lr=self.lr, weight_decay=self.weight_decay, fused=True
         )
         num_steps = self.trainer.estimated_stepping_batches
 
