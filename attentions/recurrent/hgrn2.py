@@ -4,16 +4,17 @@ Source: Qin et al., "HGRN2: Gated Linear RNNs with State Expansion", COLM 2024, 
 and the authors' code (hgru2-pytorch): the layer of its language model; the noncausal pattern sums
 both directions, as its bidirectional layer does. In the cross patterns the context is written once
 and each query reads the final state, in which what was written last weighs most.
-Departs from them: the lower bound of the gates, there learned for each layer, is a constant; a
-mechanism does not know its layer. A padded position is passed over.
+Departs from them: the lower bounds of the gates start as theirs, but each layer learns its own; a
+softmax over the layers makes theirs rise with depth. A padded position is passed over.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.gated_scan import gated_scan, gated_state
@@ -22,12 +23,13 @@ from attentions.functional.gated_scan import gated_scan, gated_state
 class Hgrn2Attention(MultiHeadAttention):
     """RMS(silu(q_t) S_t), with S_t = diag(g_t) S_{t-1} + (1 - g_t) v_t^T and no output gate.
 
-    g_t = lower_bound + (1 - lower_bound) sigmoid(W_f x_t): k_proj gives W_f. The norm is over the
-    heads together. The paper's state expansion is the width of a head; it takes 128.
+    g_t = b + (1 - b) sigmoid(W_f x_t), where k_proj gives W_f and b is learned, feature by feature,
+    but for the first layer, where it is 0. The norm is over the heads together. The paper's state
+    expansion is the width of a head; it takes 128.
 
     Args:
-        lower_bound: What every gate keeps at least; the paper has 0 in the first layer and more,
-            feature by feature, in every later one.
+        lower_bound: Where b starts; None for layer / num_layers, the authors', or 0 where that is
+            unknown. At 0 it stays.
         eps: Added to the mean square in the norm.
     """
 
@@ -41,14 +43,18 @@ class Hgrn2Attention(MultiHeadAttention):
         num_heads: int,
         pattern: Pattern,
         *,
-        lower_bound: float = 0.0,
+        lower_bound: float | None = None,
         eps: float = 1e-6,
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
+        if lower_bound is None:
+            lower_bound = self.layer / self.num_layers if self.num_layers else 0.0
         if not 0.0 <= lower_bound < 1.0:
             self._fail(f"lower_bound must be in [0, 1), got {lower_bound}")
-        self.lower_bound = lower_bound
+        # The logit of b is `start` + `shift`, so that weight decay draws b to where it started.
+        self.start = math.log(lower_bound / (1 - lower_bound)) if lower_bound else -math.inf
+        self.shift = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim)) if lower_bound else None
         self.eps = eps
 
     def mix(
@@ -93,9 +99,13 @@ class Hgrn2Attention(MultiHeadAttention):
 
     def _keys_and_decay(self, logits: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """1 - g and log g, each computed where it does not cancel."""
-        kept = logits.new_tensor(self.lower_bound)
-        k = (1.0 - kept) * (-logits).sigmoid()
-        log_decay = torch.logaddexp(kept.log(), torch.log1p(-kept) + F.logsigmoid(logits))
+        bound = logits.new_tensor(self.start)
+        if self.shift is not None:
+            bound = bound + self.shift.to(logits.dtype)
+        k = (-bound).sigmoid() * (-logits).sigmoid()
+        log_decay = torch.logaddexp(
+            F.logsigmoid(bound), F.logsigmoid(-bound) + F.logsigmoid(logits)
+        )
         if padding is not None:
             padding = padding[:, None, :, None]
             k, log_decay = k.masked_fill(padding, 0.0), log_decay.masked_fill(padding, 0.0)

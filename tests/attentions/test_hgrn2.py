@@ -6,13 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from attentions import registry
 from attentions.base import Pattern
 from attentions.recurrent.gla import GatedLinearAttention
 from attentions.recurrent.hgrn2 import Hgrn2Attention
+from tasks.backbones.gpt2 import Gpt2
+from tasks.base import AttentionSlots
 from tests.attentions.claims import build, draw, inputs
 
 
-def hgrn2(pattern: Pattern, **settings: float) -> Hgrn2Attention:
+def hgrn2(pattern: Pattern, **settings: float | None) -> Hgrn2Attention:
     attention = build("hgrn2", pattern, **settings)
     assert isinstance(attention, Hgrn2Attention)
     return attention
@@ -81,6 +84,23 @@ def test_state_is_one_square_matrix_per_head(pattern: Pattern) -> None:
     state = attention.init_state(3, draw(0, 3, 50, 16) if pattern.is_cross else None)
     _, state = attention.step(draw(1, 3, 1, 16), state)
     assert state.num_bytes == 3 * 2 * 8 * 8 * 8  # batch, heads, D, D, bytes
+
+
+def test_bounds_start_at_the_share_of_the_layers_below() -> None:
+    slots = AttentionSlots(registry.factory(registry.load("hgrn2")), Pattern.CAUSAL_SELF)
+    Gpt2(slots, 11, max_len=10, embed_dim=8, num_heads=2, ffn_dim=8, num_layers=4)
+    first, *later = slots.under_test
+    assert "shift" not in dict(first.named_parameters())
+    for layer, attention in enumerate([first, *later]):
+        assert isinstance(attention, Hgrn2Attention)
+        shut = torch.full((1, 2, 3, 4), -1e3)
+        k, log_decay = attention._keys_and_decay(shut, None)
+        torch.testing.assert_close(log_decay.exp(), torch.full_like(k, layer / 4))
+        torch.testing.assert_close(k, torch.full_like(k, 1 - layer / 4))
+
+
+def test_a_place_of_unknown_depth_has_no_bound() -> None:
+    assert hgrn2(Pattern.CAUSAL_SELF, lower_bound=None, layer=3).shift is None
 
 
 @pytest.mark.parametrize("bound", [-0.1, 1.0])

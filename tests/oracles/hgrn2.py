@@ -21,7 +21,9 @@ def oracle(
 ) -> Tensor:
     q, f, v = heads(attention, query, context)
     q = q * q.sigmoid()
-    g = attention.lower_bound + (1 - attention.lower_bound) * f.sigmoid()
+    odds = 0.25 * attention.shift.exp()  # of a bound that starts at 0.2
+    bound = odds / (1 + odds)
+    g = bound + (1 - bound) * f.sigmoid()
     mixed = gated_recurrence(q, 1 - g, v, g, key_padding_mask, attention.pattern)
     if attention.pattern == "noncausal_self":  # the own position, in both directions
         own = ~key_padding_mask[:, None, :, None] * (1 - g)
