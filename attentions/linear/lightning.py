@@ -4,8 +4,7 @@ Source: Qin et al., "Various Lengths, Constant Speed: Efficient Language Modelin
 Attention", 2024, arXiv:2405.17381, section 3 (blocks) and equations 10, 11 and 14 (the model).
 The paper has the causal self pattern. Here the noncausal one weighs by lambda^|i-j|; in the cross
 patterns each query reads the final state of the context, in which its end weighs most.
-Departs from it: without the rotation that its first layer has (equation 9); a mechanism does not
-know its layer, so `fastest` stands for 8 (1 - layer / layers), equal in all. The authors' code
+Departs from it: without the rotation that its first layer has (equation 9). The authors' code
 departs from the paper too: head h decays there by exp(-2^(-8 (h + 1) / H)), as in ALiBi. What makes
 it fast on a GPU is a fused kernel; this is the same arithmetic in blocks.
 """
@@ -27,7 +26,8 @@ class LightningAttention(MultiHeadAttention):
     The norm is over the heads together. q_proj gives W_u too, as num_heads more heads.
 
     Args:
-        fastest: Head h of H decays by lambda = exp(-fastest h / H) at each position; 0 for none.
+        fastest: Head h of H decays by lambda = exp(-fastest (1 - layer / num_layers) h / H) at each
+            position, in the first layer fastest of all; 0 for no decay.
         eps: Added to the mean square in the norm.
     """
 
@@ -48,7 +48,8 @@ class LightningAttention(MultiHeadAttention):
         super().__init__(embed_dim, num_heads, pattern, **common)
         if fastest < 0:
             self._fail(f"fastest must not be negative, got {fastest}")
-        self.fastest = fastest
+        below = self.layer / self.num_layers if self.num_layers else 0.0
+        self.fastest = fastest * (1.0 - below)
         self.eps = eps
         self.q_proj = nn.Linear(embed_dim, 2 * embed_dim)
         self.reset_projections()
