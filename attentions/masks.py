@@ -34,6 +34,11 @@ def either(first: Mask, second: Mask) -> Mask:
     return sees
 
 
+def every(b: Tensor, h: Tensor, i: Any, j: Any) -> Any:
+    """All keys."""
+    return j >= 0
+
+
 def causal(b: Tensor, h: Tensor, i: Any, j: Any) -> Any:
     """The keys up to the query."""
     return j <= i

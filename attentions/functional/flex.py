@@ -3,6 +3,7 @@
 Shapes: B batch, H heads, M query length, N context length, D head_dim.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,8 @@ def flex_masked_attention(
     *,
     is_causal: bool = False,
     key_padding_mask: Tensor | None = None,
+    slopes: Tensor | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(Q K^T / sqrt D) V over the keys that a query sees; zero for a query that has none.
 
@@ -43,6 +46,8 @@ def flex_masked_attention(
         sees: Which keys (`attentions.masks`).
         is_causal: Whether query i may only attend to the keys up to i.
         key_padding_mask: Bool (B, N), True where the key is padding and is ignored.
+        slopes: (H,), by which scores fall with |i - j|, as in ALiBi; without gradient.
+        enable_gqa: Whether k and v have fewer heads, each read by an equal group of q's.
 
     Returns:
         (B, H, M, D).
@@ -59,7 +64,9 @@ def flex_masked_attention(
     missing = max(0, _MIN_HEAD_DIM - head_dim)
     if missing:
         q, k, v = (F.pad(x, (0, missing)) for x in (q, k, v))
-    return _run(q, k, v, block_mask=mask, scale=head_dim**-0.5)[..., :head_dim]
+    options = {} if slopes is None else {"score_mod": _falling(slopes)}
+    options |= {"block_mask": mask, "scale": head_dim**-0.5, "enable_gqa": enable_gqa}
+    return _run(q, k, v, **options)[..., :head_dim]
 
 
 def block_mask(
@@ -91,6 +98,13 @@ def block_mask(
     )
 
 
+def _falling(slopes: Tensor) -> Callable[..., Tensor]:
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score - slopes[h] * (i - j).abs()
+
+    return score_mod
+
+
 def _blocks(length: int, device: torch.device) -> Span:
     first = torch.arange(0, length, _BLOCK, device=device)
     return Span(first, (first + _BLOCK - 1).clamp(max=length - 1))
@@ -98,8 +112,9 @@ def _blocks(length: int, device: torch.device) -> Span:
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """How many blocks of keys each row (..., keys) has, and the places of these before the rest."""
-    places = blocks.int().argsort(dim=-1, descending=True, stable=True)
-    return blocks.sum(dim=-1, dtype=torch.int32), places.int()
+    places = blocks.int().argsort(dim=-1, descending=True, stable=True).int()
+    # The kernel reads rows as if they were contiguous.
+    return blocks.sum(dim=-1, dtype=torch.int32).contiguous(), places.contiguous()
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:

@@ -33,9 +33,7 @@ def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
 def alibi(num_heads: int, queries: Tensor, keys: Tensor) -> Tensor:
     """ALiBi's bias -slope_h |i - j| of the scores.
 
-    The slopes of H = 2^n heads are 2^(-8 h / H), h from 1 to H; for another H those of the power of
-    two below, then every second one of the power above.
-    Source: Press et al., "Train Short, Test Long", ICLR 2022, arXiv:2108.12409, and its code.
+    Source: Press et al., "Train Short, Test Long", ICLR 2022, arXiv:2108.12409.
 
     Args:
         num_heads: H.
@@ -45,11 +43,19 @@ def alibi(num_heads: int, queries: Tensor, keys: Tensor) -> Tensor:
     Returns:
         (H, M, N), float32.
     """
+    slopes = alibi_slopes(num_heads, queries.device)
+    return -slopes[:, None, None] * (queries[:, None] - keys).abs()
 
-    def slopes(heads: int) -> Tensor:
-        return torch.exp2(-8.0 / heads * torch.arange(1, heads + 1, device=queries.device))
+
+def alibi_slopes(num_heads: int, device: torch.device) -> Tensor:
+    """The slopes of H heads, float32 (H,).
+
+    For H = 2^n they are 2^(-8 h / H), h from 1 to H; for another H those of the power of two below,
+    then every second one of the power above, as in the code of the paper.
+    """
+
+    def of(heads: int) -> Tensor:
+        return torch.exp2(-8.0 / heads * torch.arange(1, heads + 1, device=device))
 
     below = 1 << (num_heads.bit_length() - 1)
-    between = slopes(2 * below)[::2][: num_heads - below]
-    slope = torch.cat([slopes(below), between])
-    return -slope[:, None, None] * (queries[:, None] - keys).abs()
+    return torch.cat([of(below), of(2 * below)[::2][: num_heads - below]])

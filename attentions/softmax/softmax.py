@@ -5,15 +5,17 @@ Sources: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Ai
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from attentions import masks
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.flex import flex_masked_attention
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
-from attentions.functional.positions import alibi
+from attentions.functional.positions import alibi, alibi_slopes
 
 
 class SoftmaxAttention(MultiHeadAttention):
@@ -23,10 +25,12 @@ class SoftmaxAttention(MultiHeadAttention):
         num_kv_heads: Number of key and value heads, each read by an equal group of query heads;
             None for as many as query heads, 1 for multi-query attention.
         alibi: Whether scores fall linearly with the distance, more in some heads than in others
-            (`functional.positions.alibi`). In the self patterns; costs the memory of all scores.
+            (`functional.positions.alibi`). In the self patterns; on torch's kernels it costs the
+            memory of all scores.
     """
 
     patterns = frozenset(Pattern)
+    backends: ClassVar = {"flex": patterns}
     drops_weights = True
     takes_rotary = True
 
@@ -62,15 +66,28 @@ class SoftmaxAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """See `MultiHeadAttention.mix`."""
+        is_causal = self.pattern is Pattern.CAUSAL_SELF
+        enable_gqa = self.num_kv_heads != self.num_heads
+        if self.backend == "flex":
+            return flex_masked_attention(
+                q,
+                k,
+                v,
+                masks.every,
+                is_causal=is_causal,
+                key_padding_mask=key_padding_mask,
+                slopes=alibi_slopes(self.num_heads, q.device) if self.alibi else None,
+                enable_gqa=enable_gqa,
+            )
         return masked_attention(
             q,
             k,
             v,
             None if key_padding_mask is None else ~key_padding_mask[:, None, None, :],
             bias=self._bias(q, k),
-            is_causal=self.pattern is Pattern.CAUSAL_SELF,
+            is_causal=is_causal,
             dropout=self.dropout if self.training else 0.0,
-            enable_gqa=self.num_kv_heads != self.num_heads,
+            enable_gqa=enable_gqa,
         )
 
     def absorb(

@@ -4,6 +4,10 @@ Its kernel needs CUDA for gradients, and minutes of compilation on a CPU. `by_li
 where there is none: it computes what the kernel would from the same lists.
 """
 
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +29,16 @@ each_with_flex = each(CLAIMED)
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
-def by_lists(q: Tensor, k: Tensor, v: Tensor, *, block_mask: BlockMask, scale: float) -> Tensor:
+def by_lists(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    block_mask: BlockMask,
+    scale: float,
+    enable_gqa: bool,
+    score_mod: Callable[..., Tensor] = lambda score, b, h, i, j: score,
+) -> Tensor:
     """Attention to the listed blocks: where they are full, to all of it, else as the mask says."""
     pairs = dense(block_mask.mask_mod, q.shape[0], q.shape[1], *block_mask.seq_lengths)
     partial, full = (
@@ -34,29 +47,42 @@ def by_lists(q: Tensor, k: Tensor, v: Tensor, *, block_mask: BlockMask, scale: f
         ]
         for blocks in partial_and_full(block_mask)
     )
-    return weighted_mean((q @ k.mT * scale).exp() * (full | partial & pairs), v)
+    if enable_gqa:  # else torch refuses other numbers of heads
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    assert q.shape[1] == k.shape[1]
+    h, i, j = (torch.arange(size) for size in pairs.shape[1:])
+    scores = score_mod(q @ k.mT * scale, None, h[:, None, None], i[:, None], j)
+    return weighted_mean(scores.exp() * (full | partial & pairs), v)
 
 
-def both(name: str, pattern: Pattern, embed_dim: int = 16) -> tuple[Attention, Attention]:
+def both(name: str, pattern: Pattern, **settings: Any) -> tuple[Attention, Attention]:
     """The mechanism on torch's kernels and on flex's, with the same weights."""
-    of_torch = build(name, pattern, embed_dim=embed_dim)
-    of_flex = build(name, pattern, embed_dim=embed_dim, backend="flex")
+    of_torch = build(name, pattern, **settings)
+    of_flex = build(name, pattern, **settings, backend="flex")
     of_flex.load_state_dict(of_torch.state_dict())
     return of_torch, of_flex
+
+
+def variants(name: str, pattern: Pattern) -> list[dict[str, Any]]:
+    """Settings that go another way: none, and ALiBi where there is."""
+    has_alibi = "alibi" in registry.load(name) and not pattern.is_cross
+    return [{}, {"alibi": True}] if has_alibi else [{}]
 
 
 def padded(
     pattern: Pattern, length: int, embed_dim: int = 16
 ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-    """A batch of three, without padding, with holes, and all of it padding."""
+    """A batch of three: without padding, with holes and half as long, and all of it padding."""
     query, context = draw(1, 3, length, embed_dim), None
-    if not pattern.is_cross:
-        return query, None, {"key_padding_mask": holes(2, 3, length)}
-    context = draw(2, 3, length // 2 + 3, embed_dim)
-    masks = {
-        "query_padding_mask": holes(3, 3, length),
-        "key_padding_mask": holes(2, 3, length // 2 + 3),
-    }
+    masks = {"key_padding_mask": holes(2, 3, length)}
+    if pattern.is_cross:
+        context = draw(2, 3, length // 2 + 3, embed_dim)
+        masks = {
+            "query_padding_mask": holes(3, 3, length),
+            "key_padding_mask": holes(2, 3, length // 2 + 3),
+        }
+    for mask in masks.values():
+        mask[1, mask.shape[1] // 2 :] = True
     return query, context, masks
 
 
@@ -79,9 +105,9 @@ def test_flex_computes_what_torch_does(
     name: str, pattern: Pattern, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flex, "_run", by_lists)
-    of_torch, of_flex = both(name, pattern)
     query, context, masks = padded(pattern, length)
-    for given in ({}, masks):
+    for settings, given in product(variants(name, pattern), ({}, masks)):
+        of_torch, of_flex = both(name, pattern, **settings)
         expected = outputs_and_gradients(of_torch, query, context, given)
         actual = outputs_and_gradients(of_flex, query, context, given)
         for x, y in zip(actual, expected, strict=True):
@@ -95,7 +121,7 @@ def test_every_listed_block_is_needed(
 ) -> None:
     found: list[BlockMask] = []
 
-    def stub(q: Tensor, k: Tensor, v: Tensor, *, block_mask: BlockMask, **_: float) -> Tensor:
+    def stub(q: Tensor, k: Tensor, v: Tensor, *, block_mask: BlockMask, **_: Any) -> Tensor:
         found.append(block_mask)
         return q
 
@@ -112,14 +138,14 @@ def test_every_listed_block_is_needed(
 @each_with_flex
 def test_torch_traces_the_masks_in_one_graph(name: str, pattern: Pattern) -> None:
     torch._dynamo.reset()
-    of_torch, of_flex = (module.float() for module in both(name, pattern))
-    # This compiler runs what was traced as it stands: flex_attention as a table of all scores.
-    traced = torch.compile(of_flex, fullgraph=True, backend="eager")
     query, context, masks = padded(pattern, 129)
     query, context = (x if x is None else x.float() for x in (query, context))
-    for given in ({}, masks):
+    for settings in variants(name, pattern):
+        of_torch, of_flex = (module.float() for module in both(name, pattern, **settings))
+        # This compiler runs what was traced as it is: flex_attention as a table of all scores.
+        traced = torch.compile(of_flex, fullgraph=True, backend="eager")
         with torch.no_grad():
-            expected, actual = (module(query, context, **given) for module in (of_torch, traced))
+            expected, actual = (module(query, context, **masks) for module in (of_torch, traced))
         torch.testing.assert_close(actual, expected)
 
 
@@ -139,12 +165,13 @@ def test_flex_refuses_what_it_cannot_do(name: str, pattern: Pattern) -> None:
 @each_with_flex
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 700])
 def test_flex_computes_on_cuda_what_torch_does(name: str, pattern: Pattern, length: int) -> None:
-    torch._dynamo.reset()  # each kernel would count towards the limit of recompilations
-    of_torch, of_flex = (module.float().cuda() for module in both(name, pattern))
     query, context, masks = padded(pattern, length)
     query, context = (x if x is None else x.float().cuda() for x in (query, context))
     assert query is not None
-    for given in ({}, {mask_name: mask.cuda() for mask_name, mask in masks.items()}):
+    masks = {mask_name: mask.cuda() for mask_name, mask in masks.items()}
+    for settings, given in product(variants(name, pattern), ({}, masks)):
+        torch._dynamo.reset()  # each kernel would count towards the limit of recompilations
+        of_torch, of_flex = (module.float().cuda() for module in both(name, pattern, **settings))
         expected = outputs_and_gradients(of_torch, query, context, given)
         actual = outputs_and_gradients(of_flex, query, context, given)
         largest = max(x.abs().amax().item() for x in expected)

@@ -48,23 +48,33 @@ def partial_and_full(mask: BlockMask) -> tuple[Tensor, Tensor]:
 
 def test_each_mask_is_the_set_of_its_definition() -> None:
     n = 12
-    centre = torch.tensor([[0, 2, 2, 7, 11, 11, 12, 12, 12, 30, 30, 31]])
-    table = torch.tensor([[[[1, 0, 1], [0, 1, 0], [1, 1, 1]]]], dtype=torch.bool)
-    padding = torch.zeros(1, n, dtype=torch.bool)
+    centre = torch.tensor([[0, 2, 2, 7, 11, 11, 12, 12, 12, 30, 30, 31], [3] * n])
+    table = draw(0, 2, 3, 3, 3) > 0
+    padding = torch.zeros(2, n, dtype=torch.bool)
     padding[0, [3, 7]] = True
     for sees, keys in [
-        (masks.causal, lambda i: range(i + 1)),
-        (masks.window(2, 1), lambda i: range(i - 2, i + 2)),
-        (masks.window_around(centre, 2, 1), lambda i: range(centre[0, i] - 2, centre[0, i] + 2)),
-        (masks.same_block(5), lambda i: range(i // 5 * 5, i // 5 * 5 + 5)),
-        (masks.blocks(table, 5), lambda i: [j for j in range(n) if table[0, 0, i // 5, j // 5]]),
-        (masks.first_keys(3), lambda _: range(3)),
-        (masks.last_of_blocks(5, 2), lambda _: [3, 4, 8, 9]),
-        (masks.column(4), lambda i: range(i % 4, n, 4)),
-        (masks.unpadded(padding), lambda _: [j for j in range(n) if j not in (3, 7)]),
+        (masks.every, lambda b, h, i: range(n)),
+        (masks.causal, lambda b, h, i: range(i + 1)),
+        (masks.window(2, 1), lambda b, h, i: range(i - 2, i + 2)),
+        (
+            masks.window_around(centre, 2, 1),
+            lambda b, h, i: range(centre[b, i] - 2, centre[b, i] + 2),
+        ),
+        (masks.same_block(5), lambda b, h, i: range(i // 5 * 5, i // 5 * 5 + 5)),
+        (
+            masks.blocks(table, 5),
+            lambda b, h, i: [j for j in range(n) if table[b, h, i // 5, j // 5]],
+        ),
+        (masks.first_keys(3), lambda b, h, i: range(3)),
+        (masks.last_of_blocks(5, 2), lambda b, h, i: [3, 4, 8, 9]),
+        (masks.column(4), lambda b, h, i: range(i % 4, n, 4)),
+        (masks.unpadded(padding), lambda b, h, i: [j for j in range(n) if not padding[b, j]]),
     ]:
-        expected = torch.tensor([[j in keys(i) for j in range(n)] for i in range(n)])
-        assert torch.equal(dense(sees, 1, 1, n, n)[0, 0], expected)
+        expected = [
+            [[[j in keys(b, h, i) for j in range(n)] for i in range(n)] for h in range(3)]
+            for b in range(2)
+        ]
+        assert torch.equal(dense(sees, 2, 3, n, n), torch.tensor(expected))
 
 
 def some_masks(m: int, n: int) -> dict[str, masks.Mask]:
@@ -72,7 +82,7 @@ def some_masks(m: int, n: int) -> dict[str, masks.Mask]:
     table = torch.rand(2, 2, -(-m // 20), -(-n // 20), generator=torch.Generator().manual_seed(0))
     centre = torch.arange(m)[None] * n // m
     found = {
-        "all": masks.first_keys(n),
+        "all": masks.every,
         "window": masks.window(5, 3),
         "wide window": masks.window(300, 260),
         "place": masks.window_around(centre, 20, 200),
