@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from attentions import registry
 from attentions.base import Attention, Pattern, Unavailable
@@ -147,6 +147,27 @@ def test_torch_traces_the_masks_in_one_graph(name: str, pattern: Pattern) -> Non
         with torch.no_grad():
             expected, actual = (module(query, context, **masks) for module in (of_torch, traced))
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.slow  # imports the compiler
+@each_with_flex
+def test_a_kernel_is_compiled_once(
+    name: str, pattern: Pattern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    compiler = CompileCounter()
+    kernel = torch.compile(flex_attention, fullgraph=True, dynamic=False, backend=compiler)
+    monkeypatch.setattr(flex, "_compiled", lambda: kernel)
+    of_layers = [build(name, pattern, backend="flex").float() for _ in range(2)]
+    query, context, masks = padded(pattern, 129)
+    query, context = (x if x is None else x.float() for x in (query, context))
+    with torch.no_grad():
+        for layer in of_layers:
+            layer(query, context, **masks)
+            layer(query, context, **{mask_name: mask.roll(1) for mask_name, mask in masks.items()})
+    assert compiler.frame_count == 1
 
 
 @each_with_flex
