@@ -23,7 +23,7 @@ def determinism(subject: Subject) -> Finding:
     torch.manual_seed(subject.seed + 1)
     worst.update(errors(subject.run(inputs), first), "in a second call in evaluation")
 
-    original, copy = (subject.build(dropout=0.5).train() for _ in range(2))
+    original, copy = (subject.build(dropout=subject.dropout).train() for _ in range(2))
     subject.run(inputs, original)
     copy.load_state_dict(original.state_dict())
     outputs = []

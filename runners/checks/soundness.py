@@ -119,10 +119,13 @@ def finite(subject: Subject) -> Finding:
 
 
 def dropout(subject: Subject) -> Finding:
-    """Dropout acts in training, and only there."""
+    """Dropout acts in training, and only there; a mechanism may also refuse it."""
+    if not subject.dropout:
+        message = "dropout is refused: compare it with others that train without"
+        return Finding(subject.pattern, "dropout", True, message=message)
     inputs = subject.inputs(2, LENGTH)
     without = subject.run(inputs)
-    attention = subject.build(dropout=0.5)
+    attention = subject.build(dropout=subject.dropout)
     worst = Worst()
     worst.update(errors(subject.run(inputs, attention), without))
     finding = subject.judge(

@@ -138,6 +138,15 @@ class Subject:
         return self.build()
 
     @cached_property
+    def dropout(self) -> float:
+        """A rate to train with: 0.5, or 0 where the constructor refuses it."""
+        try:
+            self.build(dropout=0.5)
+        except ValueError:
+            return 0.0
+        return 0.5
+
+    @cached_property
     def refusal(self) -> UnsupportedPattern | None:
         """What it says at construction if it is not to serve the pattern."""
         try:

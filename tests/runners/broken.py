@@ -345,6 +345,17 @@ class DropsInEvaluation(LinearAttention):
         return super().attend(query, context, **masks) * (1 - self.dropout)
 
 
+class RefusesDropout(LinearAttention):
+    """Some kernels have none: no flaw."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, pattern: Pattern, *, dropout: float = 0.0, **rest: Any
+    ) -> None:
+        super().__init__(embed_dim, num_heads, pattern, **rest)
+        if dropout:
+            self._fail(f"dropout must be 0, got {dropout}")
+
+
 class SwallowsSettings(LinearAttention):
     def __init__(
         self, embed_dim: int, num_heads: int, pattern: Pattern, *, eps: float = 1e-6, **rest: Any

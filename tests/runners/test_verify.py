@@ -169,6 +169,12 @@ def test_what_a_checkpoint_holds_may_be_kept_from_call_to_call() -> None:
     assert not failures(broken.SavesItsCounter, NS)
 
 
+def test_refusing_dropout_is_remarked_and_no_failure() -> None:
+    findings = {f.check: f for f in found(broken.RefusesDropout, NS)}
+    assert not failures(broken.RefusesDropout, NS)
+    assert findings["dropout"].message.startswith("dropout is refused")
+
+
 def test_a_narrower_type_inside_is_named_as_a_possible_cause() -> None:
     failed = failures(broken.NarrowInside, CS)
     assert failed
