@@ -152,8 +152,8 @@ class ReformerAttention(MultiHeadAttention):
     def _bias(self, chunks: SortedChunks, dtype: torch.dtype) -> Tensor:
         """What the masks and the rounds before add to the scores: (B, H, R, T, C, 2 C)."""
         allowed = chunks.allowed()
-        # Over the rounds, each key is to count once.
+        # Over the rounds, each key is to count once. The logarithm of 0 would be slow on a CPU.
         times = chunks.times_allowed() if self.num_rounds > 1 else allowed
-        bias = times.to(dtype).log2_().neg_().masked_fill_(~allowed, -torch.inf)
+        bias = times.to(dtype).clamp_(min=1).log2_().neg_().masked_fill_(~allowed, -torch.inf)
         bias.diagonal(chunks.size, dim1=-2, dim2=-1).fill_(_LAST_RESORT)
         return bias
