@@ -10,6 +10,7 @@ import statistics
 import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,20 +42,19 @@ def measure(run: Run) -> None:
     run.labels |= {"dataset": data.dataset, "backbone": model.backbone}
 
     history = History(config.seed, frozenset(model.directions))
-    trainer, checkpoint = _trainer(run, model, history)
+    trainer, best = _trainer(run, model, history)
     run.labels |= {
         "device": trainer.strategy.root_device.type,
         "dtype": str(trainer.precision),
         "world_size": trainer.world_size,
     }
     _fit(trainer, model, data, run.folder)
-    best = checkpoint.best_model_path if checkpoint.monitor else ""
     if best:
-        saved = torch.load(best, map_location=model.device, weights_only=True)
+        saved = torch.load(best.best_model_path, map_location=model.device, weights_only=True)
         model.load_state_dict(saved["state_dict"])
     data.setup("test")
     tested = cast(dict[str, float], trainer.test(model, data, verbose=False)[0])
-    _add_quality(run, model, tested, history, checkpoint)
+    _add_quality(run, model, tested, history, config.task.fit.monitor)
     _add_costs(run, model, slots, history, trainer)
     for extra in model.measure():
         run.add(**extra)
@@ -73,15 +73,23 @@ def _check_patterns(config: DictConfig) -> None:
         raise UnsupportedPattern(cls.__name__, pattern, cls.patterns, cls.refuses.get(pattern, ""))
 
 
-def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelCheckpoint]:
+def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelCheckpoint | None]:
+    """The trainer, and what keeps the checkpoint of the best epoch where one is to be selected."""
     config, fit = run.config, run.config.task.fit
-    mode = "max" if fit.monitor and model.directions[fit.monitor] == "higher" else "min"
-    checkpoint = ModelCheckpoint(
-        dirpath=run.folder, monitor=fit.monitor, mode=mode, save_last=True, filename="best"
-    )
-    callbacks: list[Callback] = [history, checkpoint]
-    if fit.get("patience") is not None:
-        callbacks.append(EarlyStopping(fit.monitor, mode=mode, patience=fit.patience))
+    keep = partial(ModelCheckpoint, run.folder, enable_version_counter=False)
+    callbacks: list[Callback] = [history]
+    best = None
+    if fit.get("patience") is not None and not fit.monitor:
+        raise ValueError(f"task.fit.patience = {fit.patience} needs a metric in task.fit.monitor")
+    if fit.monitor:
+        mode = "max" if model.directions[fit.monitor] == "higher" else "min"
+        best = keep("best", monitor=fit.monitor, mode=mode)
+        callbacks.append(best)
+        if fit.get("patience") is not None:
+            callbacks.append(EarlyStopping(fit.monitor, mode=mode, patience=fit.patience))
+    # A callback of its own: `save_last` passes over the epochs that are not the best so far. Behind
+    # the other, whose state it keeps.
+    callbacks.append(keep("last"))
     given = {key: value for key, value in config.trainer.items() if value is not None}
     settings = {**config.task.trainer, **given}
     trainer = Trainer(
@@ -91,7 +99,7 @@ def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelC
         **quiet_lightning(),
         **settings,
     )
-    return trainer, checkpoint
+    return trainer, best
 
 
 def quiet_lightning() -> dict[str, Any]:
@@ -182,9 +190,8 @@ def _add_quality(
     model: Task,
     tested: dict[str, float],
     history: History,
-    checkpoint: ModelCheckpoint,
+    monitor: str | None,
 ) -> None:
-    monitor = checkpoint.monitor
     for row in history.validations:
         for metric in row.keys() - {"step"}:
             run.add(

@@ -96,8 +96,9 @@ def test_a_mishap_becomes_a_status_and_is_tried_again(
     assert not record.status.is_final
 
 
+@pytest.mark.parametrize("lr", [0.003, 0.6])
 def test_an_interrupted_run_ends_with_the_numbers_of_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lr: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
 
@@ -108,12 +109,13 @@ def test_an_interrupted_run_ends_with_the_numbers_of_one_that_was_not(
             raise RuntimeError("stopped")
 
     # The mishap is part of the settings, so both runs have it; only one meets it.
+    settings = ("task.model.mishap=fail", f"task.model.lr={lr}")
     monkeypatch.setitem(toy.MISHAPS, "fail", lambda: None)
-    _, whole = train(monkeypatch, tmp_path / "whole", "task.model.mishap=fail")
+    _, whole = train(monkeypatch, tmp_path / "whole", *settings)
     monkeypatch.setitem(toy.MISHAPS, "fail", stop_in_the_third_epoch)
-    _, broken = train(monkeypatch, tmp_path / "broken", "task.model.mishap=fail")
+    _, broken = train(monkeypatch, tmp_path / "broken", *settings)
     assert broken.status is Status.FAILED
-    _, resumed = train(monkeypatch, tmp_path / "broken", "task.model.mishap=fail")
+    _, resumed = train(monkeypatch, tmp_path / "broken", *settings)
     assert calls == 25 + 10  # the third epoch alone was run again
     assert resumed.status is Status.OK
 
@@ -121,6 +123,10 @@ def test_an_interrupted_run_ends_with_the_numbers_of_one_that_was_not(
         return [(m.split, m.step, m.value) for m in record.measurements if m.metric == "mse"]
 
     assert quality(resumed) == quality(whole)  # bit for bit, the curve too
+    first, second, *_ = (m.value for m in whole.measurements if m.split == "validation")
+    assert first is not None
+    assert second is not None
+    assert (second < first) == (lr < 0.1)  # at the high rate the second epoch is not the best
     assert not (tmp_path / "broken" / "train" / "checkpoints" / resumed.run_id).exists()
 
 
@@ -166,6 +172,7 @@ def test_a_mistake_is_one_line(
         (["attention._target_=pathlib.Path"], "failed", "must be a subclass of"),
         (["task.data.batch_size=0"], "failed", "failed: batch_size must be positive, got 0"),
         (["+attention.colour=red"], "failed", "unexpected keyword argument 'colour'"),
+        (["task.fit={monitor: null, patience: 2}"], "failed", "task.fit.patience = 2 needs a me"),
     ],
 )
 def test_what_cannot_run_is_a_record_and_one_line(
