@@ -5,7 +5,7 @@ arXiv:2412.06464. Patterns and departures: see `attentions.recurrent.delta`.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,16 @@ class GatedDeltaNetAttention(DeltaRuleAttention):
     """S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, and swish(W x) as a gate.
 
     alpha_t = exp(-rate softplus(W x_t + shift)) of each head, as Mamba-2's; the gate multiplies the
-    normed output; the rest is DeltaNet's.
+    normed output; the rest is DeltaNet's. As in the authors' code, rates and shifts are trained
+    without weight decay.
 
     Args:
         value_expansion: Width of the values over that of the keys.
         conv_size: Positions that the short convolutions see.
         eps: Added to the mean square in the norm.
     """
+
+    undecayed: ClassVar = dict.fromkeys(("log_rate", "decay_shift"), math.inf)
 
     def __init__(
         self,

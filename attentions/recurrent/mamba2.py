@@ -28,7 +28,8 @@ class Mamba2Attention(StreamAttention):
     For each head a_t = exp(-A dt_t) with dt_t = softplus(W x_t + b) and a scalar A > 0. x, B and C
     are silu(conv(W x)); B and C, which are keys and queries, are shared by the heads, and x, the
     values, is `expansion` E wide: the paper's heads are 64 of that. From the convolution to the
-    norm all is in float32 at least, as in the authors' kernels.
+    norm all is in float32 at least, as in the authors' kernels. As theirs, A, b and D are trained
+    without weight decay.
 
     Args:
         state_dim: Width N of B and C.
@@ -43,6 +44,8 @@ class Mamba2Attention(StreamAttention):
         "no cross form is published: one token gives both what writes and what reads the state",
     )
     backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
+
+    undecayed: ClassVar = dict.fromkeys(("dt_bias", "log_a", "skip"), math.inf)
 
     def __init__(
         self,

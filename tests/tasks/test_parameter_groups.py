@@ -35,6 +35,21 @@ def test_modes_and_steps_of_s4d_are_slow_and_do_not_decay(lr: float, slow: float
     assert rest.keys() == {"params"}
 
 
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("mamba2", {"dt_bias", "log_a", "skip"}),
+        ("gated_deltanet", {"log_rate", "decay_shift"}),
+    ],
+)
+def test_rates_of_forgetting_do_not_decay(name: str, spared: set[str]) -> None:
+    model = build_model("mqar/tiny", build_data("mqar/tiny"), name, "causal_self")
+    _, group = model.parameter_groups(0.1)
+    assert names(model, group) == spared
+    assert group["lr"] == 0.1
+    assert group["weight_decay"] == 0.0
+
+
 def test_filters_of_hyena_do_not_decay_and_have_the_rate_of_the_task() -> None:
     model = build_model("mqar/tiny", build_data("mqar/tiny"), "hyena", "causal_self")
     rest, filters = model.parameter_groups(0.1)
