@@ -44,7 +44,6 @@ class Mamba2Attention(StreamAttention):
         "no cross form is published: one token gives both what writes and what reads the state",
     )
     backends: ClassVar = {"fla": frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})}
-
     undecayed: ClassVar = dict.fromkeys(("dt_bias", "log_a", "skip"), math.inf)
 
     def __init__(
