@@ -86,6 +86,7 @@ class SinkhornAttention(MultiHeadAttention):
         """See `MultiHeadAttention.mix`."""
         batch_size, _, length, _ = q.shape
         self._check_length(length)
+        fits = length % self.block_size == 0
         real = torch.ones(1, length, 1, dtype=torch.bool, device=q.device)
         if key_padding_mask is not None:
             real = ~key_padding_mask[..., None]
@@ -100,14 +101,9 @@ class SinkhornAttention(MultiHeadAttention):
             torch.cat([x.transpose(1, 2), _mixed(mixing, x).transpose(1, 2)], dim=-2).flatten(0, 1)
             for x in (k, v)
         )
-        allowed = real[:, :, None].expand(-1, -1, self.block_size, -1)  # (1 or B, T, b, b)
-        if self.pattern is Pattern.CAUSAL_SELF:
-            allowed = allowed.tril()
-        # A place of the sorted block is a key if any block that may be mixed has one there.
-        sorted_real = (~hidden).to(q.dtype) @ real.to(q.dtype) > 0
-        sorted_allowed = sorted_real[:, :, None].expand(-1, -1, self.block_size, -1)
-        allowed = torch.cat([allowed, sorted_allowed], dim=-1)
-        allowed = allowed.expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
+        allowed = self._allowed(real, hidden).expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
+        if self.pattern is Pattern.NONCAUSAL_SELF and key_padding_mask is None and fits:
+            allowed = None  # nothing is hidden
         dropout = self.dropout if self.training else 0.0
         out = masked_attention(q, k, v, allowed, dropout=dropout)
         out = out.transpose(1, 2).unflatten(0, (batch_size, -1)).flatten(1, 2)  # (B, T b, H, D)
@@ -175,6 +171,24 @@ class SinkhornAttention(MultiHeadAttention):
         if self.pattern is Pattern.CAUSAL_SELF:
             hidden = hidden | torch.ones_like(hidden).triu()
         return hidden
+
+    def _allowed(self, real: Tensor, hidden: Tensor) -> Tensor:
+        """Which query sees which key of its own block and of the sorted one.
+
+        Args:
+            real: Bool (1 or B, T, b), False for padding.
+            hidden: As `_hidden` gives it.
+
+        Returns:
+            Bool (1 or B, T, b, 2 b).
+        """
+        own = real[:, :, None].expand(-1, -1, self.block_size, -1)
+        if self.pattern is Pattern.CAUSAL_SELF:
+            own = own.tril()
+        # A place of the sorted block is a key if any block that may be mixed has one there.
+        sorted_real = (~hidden).float() @ real.float() > 0
+        of_sorted = sorted_real[:, :, None].expand(-1, -1, self.block_size, -1)
+        return torch.cat([own, of_sorted], dim=-1)
 
     def _balance(self, logits: Tensor, hidden: Tensor) -> Tensor:
         """Sinkhorn's normalisation in logarithms: (B, H, T, T) and `_hidden`'s to P."""
