@@ -430,21 +430,21 @@ def row(pair: Pairing) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool) -> None:
     """Let glibc reuse what was freed, as the allocator for CUDA does.
 
     It gives blocks of over 32 MB back to the system, which clears them anew in every call: beside
-    the arithmetic, the exponents of the length would tell where that begins.
+    the arithmetic, the exponents of the length would tell where that begins. Not for peers that
+    loop over positions: their many small tensors leave holes that grow to tens of GB.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no block by itself
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-4, 0 if keep else 65536)  # M_MMAP_MAX: how many blocks by themselves
+        mallopt(-1, 2**31 - 1 if keep else 2**17)  # M_TRIM_THRESHOLD
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    keep_freed_memory()
     wanted = sys.argv[1:]
     print("| mechanism | pattern | peer |", end="")
     print("".join(f" time {n} |" for n in LENGTHS), end="")
@@ -452,6 +452,7 @@ def main() -> None:
     print("| --- | --- | --- |" + " ---: |" * (2 * len(LENGTHS) + 2), flush=True)
     for pair in PAIRINGS:
         if not wanted or pair.name in wanted:
+            keep_freed_memory(pair.lengths == LENGTHS)
             print(row(pair), flush=True)
 
 
