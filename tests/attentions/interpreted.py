@@ -62,15 +62,17 @@ def outputs_and_gradients(
 
 
 def differences(
-    name: str, pattern: Pattern, *, device: str = "cpu", tolerance: float = 1e-4
+    name: str, pattern: Pattern, *, device: str = "cpu", tolerance: float = 1e-3
 ) -> Iterator[str]:
     """Where the two back ends differ by more than `tolerance` of the largest number.
 
-    In float32, as the interpreter computes, 1e-4 is some 1000 roundings.
+    In float32, as the interpreter computes, 1e-3 is some 10,000 roundings: Mamba-2's gradients of
+    its rates, differences of larger sums, are 2e-4 off. A decay left out is 2e-1.
     """
     for length in LENGTHS:
         query = inputs(pattern, length, batch_size=3)[0].float().to(device)
         padding = holes(2, 3, length).to(device)
+        torch.manual_seed(0)
         of_torch = build(name, pattern).float().to(device)
         of_fla = build(name, pattern, backend="fla").float().to(device)
         of_fla.load_state_dict(of_torch.state_dict())
