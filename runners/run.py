@@ -85,12 +85,13 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
             error = "the worker process died twice in this run, perhaps for want of memory"
             status, place = Status.FAILED, environment()
             record = Record(identity, command, status, settings, place, labels, error=error)
+            _write(store, record)
         else:
             run = Run(identity, config, store.folder / "checkpoints" / identity, labels)
             with _company(store, alone=deaths > 0):
                 progress.tell(identity, name, "started")
                 record = _measured(command, measure, run, settings)
-        _write(store, record)
+                _write(store, record)  # before another may run, and die, beside it
     progress.tell(identity, name, "ended", record.status, record.error)
     return record
 
