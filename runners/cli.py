@@ -125,6 +125,7 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
     """Run a sweep; when a worker process dies, take up what had not ended."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    from runners.progress import Progress
     from runners.sweep import Display
 
     # In the results folder, which every machine of a cluster sees.
@@ -134,6 +135,7 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
     with tempfile.NamedTemporaryFile(prefix=".sweep-", suffix=".jsonl", dir=results) as progress:
         sys.argv = [f"attnbench {command}", *arguments, f"run.progress={progress.name}"]
         for _ in range(MAX_RESTARTS):
+            Progress(progress.name).launch()
             try:
                 start()
                 break

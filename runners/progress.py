@@ -13,7 +13,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to a run: `started`, `skipped` or `ended`."""
+    """One thing that happened: to the sweep (`launched`) or a run (the other kinds).
+
+    `started`, `ended` and `skipped` say what they mean; an `endangered` run has started where
+    another had just died, in a pool of workers about to be killed.
+    """
 
     run_id: str
     name: str
@@ -48,7 +52,23 @@ class Progress:
         whole_lines = self.path.read_text().splitlines(keepends=True)
         return [Event(**json.loads(line)) for line in whole_lines if line.endswith("\n")]
 
-    def deaths(self, run_id: str) -> int:
-        """How often a run was started without ever ending."""
-        kinds = Counter(event.kind for event in self.events() if event.run_id == run_id)
-        return kinds["started"] - kinds["ended"]
+    def launch(self) -> None:
+        """Tell that the workers start, for the first time or after the death of one."""
+        self.tell("", "", "launched")
+
+    def start(self, run_id: str, name: str) -> None:
+        """Tell that a run starts; its death will not count where another has just died alone."""
+        events, deaths = self.events(), self.deaths()
+        launches = [place for place, event in enumerate(events) if event.kind == "launched"]
+        latest = events[launches[-1] :] if launches else events
+        endangered = any(event.kind == "started" and deaths[event.run_id] > 1 for event in latest)
+        self.tell(run_id, name, "endangered" if endangered else "started")
+
+    def ended(self) -> set[str]:
+        """The runs that this sweep has ended, in whatever way."""
+        return {event.run_id for event in self.events() if event.kind == "ended"}
+
+    def deaths(self) -> Counter[str]:
+        """How often each run was started without ever ending."""
+        starts = Counter(event.run_id for event in self.events() if event.kind == "started")
+        return Counter({run: starts[run] for run in starts.keys() - self.ended()})

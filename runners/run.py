@@ -29,7 +29,15 @@ from attentions.base import Unavailable, UnsupportedPattern
 from attentions.registry import names
 from runners.measure import is_out_of_memory
 from runners.progress import Progress
-from runners.records import Measurement, Record, RecordStore, Status, UnreadableRecord, run_id
+from runners.records import (
+    Measurement,
+    Record,
+    RecordStore,
+    Status,
+    UnreadableRecord,
+    read_record,
+    run_id,
+)
 
 AXES = ("task", "attention", "pattern", "seed", "device", "experiment", "run", "hydra")
 
@@ -76,23 +84,26 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
     name = " ".join(str(labels[key]) for key in ("task", "attention", "pattern") if labels[key])
     name = f"{name} seed {labels['seed']}" if labels["seed"] is not None else name
     with _sole(store, identity):
+        if identity in progress.ended():  # the sweep was taken up again after a worker's death
+            return read_record(store.path(identity))
         known = None if config.run.force else _known(store, identity)
         if known is not None:
             progress.tell(identity, name, "skipped", known.status)
             return known
-        deaths = progress.deaths(identity)
+        deaths = progress.deaths()[identity]
         if deaths > 1:
             error = "the worker process died twice in this run, perhaps for want of memory"
             status, place = Status.FAILED, environment()
             record = Record(identity, command, status, settings, place, labels, error=error)
             _write(store, record)
+            progress.tell(identity, name, "ended", status, error)
         else:
             run = Run(identity, config, store.folder / "checkpoints" / identity, labels)
             with _company(store, alone=deaths > 0):
-                progress.tell(identity, name, "started")
+                progress.start(identity, name)
                 record = _measured(command, measure, run, settings)
                 _write(store, record)  # before another may run, and die, beside it
-    progress.tell(identity, name, "ended", record.status, record.error)
+                progress.tell(identity, name, "ended", record.status, record.error)
     return record
 
 

@@ -103,13 +103,7 @@ class Display:
             live.update(self._render())
 
     def _over(self) -> list[Event]:
-        over: dict[str, Event] = {}
-        for event in self.progress.events():
-            if event.kind in ("ended", "skipped"):
-                # A sweep that was taken up again skips what it has run itself: the first word
-                # counts, in its place.
-                over.setdefault(event.run_id, event)
-        return list(over.values())
+        return [event for event in self.progress.events() if event.kind in ("ended", "skipped")]
 
     def _print_new(self) -> None:
         over = self._over()
@@ -123,9 +117,11 @@ class Display:
     def _render(self) -> Group:
         over = self._over()
         ids = {event.run_id for event in over}
-        running = [
-            e.name for e in self.progress.events() if e.kind == "started" and e.run_id not in ids
-        ]
+        begun = {
+            e.run_id: e.name
+            for e in self.progress.events()
+            if e.kind in ("started", "endangered") and e.run_id not in ids
+        }
         bad = [e for e in over if e.status in ENDED_BADLY]
         skipped = sum(e.kind == "skipped" for e in over)
         outlook = f"{self.total - len(over)} left, {len(bad)} failed, {skipped} skipped"
@@ -134,6 +130,6 @@ class Display:
             left = (self.total - len(over)) * (time.monotonic() - self.started_at) / ran
             outlook += f", about {left / 60:.0f} min" if left > 90 else f", about {left:.0f} s"
         self.bar.update(self.task, completed=len(over), outlook=outlook)
-        lines = [Text(f"  running  {name}", style="dim") for name in running]
+        lines = [Text(f"  running  {name}", style="dim") for name in begun.values()]
         lines += [Text(f"  {e.status}  {e.name}: {e.error}", style="red") for e in bad[-5:]]
         return Group(self.bar, *lines)

@@ -11,7 +11,6 @@ import pytest
 
 from runners.progress import Progress
 from runners.records import RecordStore, Status
-from runners.sweep import Display
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -90,25 +89,14 @@ def test_two_sweeps_share_one_folder(tmp_path: Path) -> None:
     assert told.count(": already ok") == 4
 
 
-def test_a_sweep_taken_up_again_tells_of_each_run_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # The first run ends, a worker dies; taken up again, the second ends before the first is
-    # skipped.
-    progress = Progress(tmp_path / "progress.jsonl")
-    display = Display(progress, total=2, folder=tmp_path)
-    progress.tell("a", "first", "ended", "ok")
-    display._print_new()
-    progress.tell("b", "second", "ended", "failed", "died twice")
-    progress.tell("a", "first", "skipped", "ok")
-    display._print_new()
-    assert capsys.readouterr().err == "[1/2] first: ok\n[2/2] second: failed: died twice\n"
-
-
 def test_a_run_that_kills_its_worker_does_not_kill_the_sweep(tmp_path: Path) -> None:
-    told = finish(sweep(tmp_path, "task.model.mishap=null,die", "seed=0"), code=1)
-    assert sorted(statuses(tmp_path)) == [Status.FAILED, Status.OK]
-    assert "died twice" in told
+    # The guilty first: the innocent then wait for it to end alone, and one is let in as it dies.
+    told = finish(sweep(tmp_path, "task.model.mishap=die,fail,null", "seed=0"), code=1)
+    assert sorted(statuses(tmp_path)) == [Status.FAILED, Status.FAILED, Status.OK]
+    assert told.count("died twice") == 1
+    assert told.count("something broke") == 1, "what failed is not run again by the same sweep"
+    assert "[3/3]" in told
+    assert "[4/" not in told, "each run is told of once"
 
 
 def test_failures_end_their_runs_alone(tmp_path: Path) -> None:
@@ -123,4 +111,18 @@ def test_a_half_written_line_of_progress_is_left_for_later(tmp_path: Path) -> No
     with (tmp_path / "progress").open("a") as file:
         file.write('{"run_id": "a1", "na')
     assert [event.kind for event in progress.events()] == ["started"]
-    assert progress.deaths("a1") == 1
+    assert progress.deaths()["a1"] == 1
+
+
+def test_a_run_let_in_by_a_death_is_not_blamed_for_its_own(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "progress")
+    progress.launch()
+    for run_id in ("guilty", "innocent"):
+        progress.start(run_id, run_id)  # beside each other: either may have killed the pool
+    progress.launch()
+    progress.start("guilty", "guilty")  # alone, and dead again
+    progress.start("innocent", "innocent")  # let in by that death, killed with the pool
+    assert progress.deaths() == {"guilty": 2, "innocent": 1}
+    progress.launch()
+    progress.start("innocent", "innocent")  # alone, beside no death but its own
+    assert progress.deaths() == {"guilty": 2, "innocent": 2}
