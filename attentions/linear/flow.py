@@ -16,9 +16,10 @@ from torch import Tensor
 
 from attentions.base import MultiHeadAttention, Pattern, State
 from attentions.functional.scan import causal_scan
+from attentions.stream import StreamAttention
 
 
-class FlowAttention(MultiHeadAttention):
+class FlowAttention(StreamAttention, MultiHeadAttention):
     """allocation * (phi(Q) / incoming) phi(K)^T (competition * V), with phi the sigmoid.
 
     Queries are sinks and keys are sources of a flow with capacities phi(q_i) . phi(k_j). With the
@@ -68,19 +69,8 @@ class FlowAttention(MultiHeadAttention):
         allocation = (arrives * num_queries / num_keys).sigmoid()
         return allocation / incoming * (q @ (k.mT @ (competition * v)))
 
-    @torch.no_grad()
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.step`. Here the queries too go into the memory."""
-        self._check_step(query)
-        return self._continue(query, state)
-
-    @torch.no_grad()
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """See `Attention.prefill`."""
-        self._check_prefill(query, state)
-        return self._continue(query, state)
-
-    def _continue(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StreamAttention.decode`; here the queries too go into the memory."""
         q, (k, v) = self._heads(self.q_proj, query), self._keys_and_values(query)
         with self._precision(q):
             mixed, memory = self._causal(q, k, v, state.tensors, state.position, None)

@@ -101,9 +101,10 @@ class SinkhornAttention(MultiHeadAttention):
             torch.cat([x.transpose(1, 2), _mixed(mixing, x).transpose(1, 2)], dim=-2).flatten(0, 1)
             for x in (k, v)
         )
-        allowed = self._allowed(real, hidden).expand(batch_size, -1, -1, -1).flatten(0, 1)[:, None]
-        if self.pattern is Pattern.NONCAUSAL_SELF and key_padding_mask is None and fits:
-            allowed = None  # nothing is hidden
+        allowed = None
+        if self.pattern is Pattern.CAUSAL_SELF or key_padding_mask is not None or not fits:
+            allowed = self._allowed(real, hidden).expand(batch_size, -1, -1, -1)
+            allowed = allowed.flatten(0, 1)[:, None]
         dropout = self.dropout if self.training else 0.0
         out = masked_attention(q, k, v, allowed, dropout=dropout)
         out = out.transpose(1, 2).unflatten(0, (batch_size, -1)).flatten(1, 2)  # (B, T b, H, D)
