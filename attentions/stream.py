@@ -20,7 +20,7 @@ class StreamAttention(Attention):
         context: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> State:
-        """See `Attention.init_state`; a mechanism with a cross pattern writes its own."""
+        """See `Attention.init_state`; one that reads a context writes its own."""
         self._check_decoding(batch_size, context, key_padding_mask)
         return State()
 

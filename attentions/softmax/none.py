@@ -6,10 +6,11 @@ The mixing is removed and the residual connection around it remains, so the outp
 import torch
 from torch import Tensor
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Pattern, State
+from attentions.stream import StreamAttention
 
 
-class NoAttention(Attention):
+class NoAttention(StreamAttention):
     """Zero for every query: nothing moves between positions and nothing is learned."""
 
     patterns = frozenset(Pattern)
@@ -26,22 +27,6 @@ class NoAttention(Attention):
         """Zeros of the query's shape (B, M, E)."""
         return torch.zeros_like(query)
 
-    def init_state(
-        self,
-        batch_size: int,
-        context: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
-    ) -> State:
-        """An empty state."""
-        self._check_decoding(batch_size, context, key_padding_mask)
-        return State()
-
-    def step(self, query: Tensor, state: State) -> tuple[Tensor, State]:
-        """Zeros of the query's shape (B, 1, E)."""
-        self._check_step(query)
-        return torch.zeros_like(query), State(state.position + 1)
-
-    def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
+    def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """Zeros of the query's shape (B, M, E)."""
-        self._check_prefill(query, state)
-        return torch.zeros_like(query), State(query.shape[1])
+        return torch.zeros_like(query), State(state.position + query.shape[1])
