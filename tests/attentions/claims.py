@@ -78,3 +78,16 @@ def holes(seed: int, batch_size: int, length: int) -> Tensor:
     mask = torch.rand(batch_size, length, generator=generator) < 0.3
     mask[0], mask[-1] = False, True
     return mask
+
+
+def outputs_and_gradients(
+    attention: Attention, query: Tensor, context: Tensor | None = None, **masks: Tensor
+) -> dict[str, Tensor]:
+    """What two back ends or devices are compared by: the output, and the gradients by name."""
+    given = {"query": query, "context": context}
+    leaves = {name: x.detach().requires_grad_() for name, x in given.items() if x is not None}
+    output = attention(**leaves, **masks)
+    leaves |= dict(attention.named_parameters())
+    upstream = draw(4, *output.shape).to(output)
+    gradients = torch.autograd.grad(output, list(leaves.values()), upstream, materialize_grads=True)
+    return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}

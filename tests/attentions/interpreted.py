@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from attentions.base import Attention, Pattern
-from tests.attentions.claims import build, draw, holes, inputs
+from attentions.base import Pattern
+from tests.attentions.claims import build, holes, inputs, outputs_and_gradients
 
 LENGTHS = (1, 70)
 """70 crosses the border of the kernels' chunks, of 64 positions."""
@@ -47,20 +46,6 @@ def make_interpretable() -> None:
             module.__dict__["range"] = counted
 
 
-def outputs_and_gradients(
-    attention: Attention, query: Tensor, padding: Tensor
-) -> dict[str, Tensor]:
-    """By name; a parameter without a gradient has zero."""
-    output = attention(query, key_padding_mask=padding)
-    attention.zero_grad()
-    (output * draw(4, *output.shape).to(output)).sum().backward()
-    gradients = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in attention.named_parameters()
-    }
-    return {"output": output.detach(), **gradients}
-
-
 def differences(
     name: str, pattern: Pattern, *, device: str = "cpu", tolerance: float = 1e-3
 ) -> Iterator[str]:
@@ -76,8 +61,8 @@ def differences(
         of_torch = build(name, pattern).float().to(device)
         of_fla = build(name, pattern, backend="fla").float().to(device)
         of_fla.load_state_dict(of_torch.state_dict())
-        expected = outputs_and_gradients(of_torch, query, padding)
-        actual = outputs_and_gradients(of_fla, query, padding)
+        expected = outputs_and_gradients(of_torch, query, key_padding_mask=padding)
+        actual = outputs_and_gradients(of_fla, query, key_padding_mask=padding)
         largest = max(x.abs().amax().item() for x in expected.values())
         for what, x in expected.items():
             # What should be zero is a difference of larger numbers: of those it is 1 % here.

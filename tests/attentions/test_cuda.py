@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-from attentions.base import Attention, Pattern
+from attentions.base import Pattern
 from tests.attentions.claims import (
     block,
     build,
@@ -13,6 +12,7 @@ from tests.attentions.claims import (
     each_mixing_claim,
     holes,
     inputs,
+    outputs_and_gradients,
 )
 
 pytestmark = [
@@ -21,35 +21,19 @@ pytestmark = [
 ]
 
 
-def outputs_and_gradients(
-    attention: Attention, pattern: Pattern, length: int, device: str
-) -> list[Tensor]:
-    """On a padded batch of three, as CPU tensors."""
-    query, context = inputs(pattern, length, batch_size=3)
-    keys = query if context is None else context
-    masks = {
-        "query_padding_mask": holes(3, 3, length) if pattern.is_cross else None,
-        "key_padding_mask": holes(2, 3, keys.shape[1]),
-    }
-    attention = attention.to(device)
-    output = attention(
-        query.to(device),
-        None if context is None else context.to(device),
-        **{name: mask if mask is None else mask.to(device) for name, mask in masks.items()},
-    )
-    upstream = draw(4, *output.shape).to(device)
-    gradients = torch.autograd.grad((output * upstream).sum(), list(attention.parameters()))
-    return [x.detach().cpu() for x in (output, *gradients)]
-
-
 @each_mixing_claim
 def test_cuda_equals_cpu_in_float64(name: str, pattern: Pattern) -> None:
     attention = build(name, pattern)
-    length = 2 * block(name) + 5
-    on_cpu = outputs_and_gradients(attention, pattern, length, "cpu")
-    on_cuda = outputs_and_gradients(attention, pattern, length, "cuda")
-    for actual, expected in zip(on_cuda, on_cpu, strict=True):
-        torch.testing.assert_close(actual, expected)
+    query, context = inputs(pattern, 2 * block(name) + 5, batch_size=3)
+    given = {"query": query, "context": context}
+    keys = query if context is None else context
+    given["key_padding_mask"] = holes(2, 3, keys.shape[1])
+    if pattern.is_cross:
+        given["query_padding_mask"] = holes(3, 3, query.shape[1])
+    given = {key: x for key, x in given.items() if x is not None}
+    on_cpu = outputs_and_gradients(attention, **given)
+    on_cuda = outputs_and_gradients(attention.cuda(), **{key: x.cuda() for key, x in given.items()})
+    torch.testing.assert_close(on_cuda, on_cpu, check_device=False)
 
 
 @each_causal_claim
