@@ -29,7 +29,7 @@ class PerformerAttention(MultiHeadAttention):
         num_features: Number of random features R, the rows of W.
         redraw_every: Training passes after which W is drawn anew, as the weights were: from a
             seed and a count that are buffers too. None for never.
-        eps: Added to the features of the queries, the largest of which is 1.
+        eps: Added to the features of the queries, in proportion to the largest of each.
     """
 
     patterns = frozenset(Pattern)
@@ -79,12 +79,12 @@ class PerformerAttention(MultiHeadAttention):
         if self.pattern is not Pattern.CAUSAL_SELF:
             return self.read(q, self.absorb({}, k, v, key_padding_mask=key_padding_mask))
         log_phi_k = self._log_key_features(k, key_padding_mask)
-        top = running_max(log_phi_k.amax(dim=-1), dim=-1)  # (B, H, N)
+        top = running_max(log_phi_k.detach().amax(dim=-1), dim=-1)  # (B, H, N)
         phi_k = (log_phi_k - top[..., None]).exp()
         v1 = F.pad(v, (0, 1), value=1.0)
         decay = stabiliser_decay(top)
-        phi_q = self._query_features(q)
-        sums = causal_scan(phi_q, phi_k, v1, log_decay=decay, backend=self.backend)
+        phi_q, floor = self._query_features(q)
+        sums = causal_scan(phi_q + floor, phi_k, v1, log_decay=decay, backend=self.backend)
         return _normalise(sums)
 
     def absorb(
@@ -109,12 +109,18 @@ class PerformerAttention(MultiHeadAttention):
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
         """phi(q) applied to the sums; `top` cancels."""
-        return _normalise(self._query_features(q) @ memory["sums"])
+        sums = memory["sums"]
+        phi_q, floor = self._query_features(q)  # not added: that would be a second such tensor
+        return _normalise(phi_q @ sums + floor * sums.sum(dim=-2, keepdim=True))
 
-    def _query_features(self, q: Tensor) -> Tensor:
-        """(B, H, M, D) to (B, H, M, R), relative to each query's largest: |q'|^2 cancels."""
+    def _query_features(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, M, D) to (B, H, M, R), each query's largest being 1, and eps of that (B, H, M, 1).
+
+        |q'|^2 cancels, and so does what is subtracted.
+        """
         logits = self._project(q)
-        return (logits - logits.amax(dim=-1, keepdim=True)).exp() + self.eps
+        phi = (logits - logits.detach().amax(dim=-1, keepdim=True)).exp()
+        return phi, self.eps * phi.amax(dim=-1, keepdim=True)
 
     def _log_key_features(self, k: Tensor, padding_mask: Tensor | None) -> Tensor:
         """(B, H, N, D) to (B, H, N, R), -inf where the key is padding."""
