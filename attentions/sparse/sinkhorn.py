@@ -86,14 +86,18 @@ class SinkhornAttention(MultiHeadAttention):
         """See `MultiHeadAttention.mix`."""
         batch_size, _, length, _ = q.shape
         self._check_length(length)
-        fits = length % self.block_size == 0
         real = torch.ones(1, length, 1, dtype=torch.bool, device=q.device)
         if key_padding_mask is not None:
             real = ~key_padding_mask[..., None]
             k, v = (x.masked_fill(~real[:, None], 0.0) for x in (k, v))
         q, k, v = (in_chunks(x, self.block_size) for x in (q, k, v))  # (B, H, T, b, D)
         real = in_chunks(real, self.block_size)[..., 0]  # (1 or B, T, b)
-        hidden = self._hidden(real.any(dim=-1))
+        hidden = allowed = None
+        whole = key_padding_mask is None and length % self.block_size == 0
+        if self.pattern is Pattern.CAUSAL_SELF or not whole:
+            hidden = self._hidden(real.any(dim=-1))
+            allowed = self._allowed(real, hidden).expand(batch_size, -1, -1, -1)
+            allowed = allowed.flatten(0, 1)[:, None]
         mixing = self._balance(self._logits(k), hidden)
         # Each block is a sample of its own, (B T, H, b, D): of projected heads a view.
         q = q.transpose(1, 2).flatten(0, 1)
@@ -101,10 +105,6 @@ class SinkhornAttention(MultiHeadAttention):
             torch.cat([x.transpose(1, 2), _mixed(mixing, x).transpose(1, 2)], dim=-2).flatten(0, 1)
             for x in (k, v)
         )
-        allowed = None
-        if self.pattern is Pattern.CAUSAL_SELF or key_padding_mask is not None or not fits:
-            allowed = self._allowed(real, hidden).expand(batch_size, -1, -1, -1)
-            allowed = allowed.flatten(0, 1)[:, None]
         dropout = self.dropout if self.training else 0.0
         out = masked_attention(q, k, v, allowed, dropout=dropout)
         out = out.transpose(1, 2).unflatten(0, (batch_size, -1)).flatten(1, 2)  # (B, T b, H, D)
@@ -191,20 +191,21 @@ class SinkhornAttention(MultiHeadAttention):
         of_sorted = sorted_real[:, :, None].expand(-1, -1, self.block_size, -1)
         return torch.cat([own, of_sorted], dim=-1)
 
-    def _balance(self, logits: Tensor, hidden: Tensor) -> Tensor:
+    def _balance(self, logits: Tensor, hidden: Tensor | None) -> Tensor:
         """Sinkhorn's normalisation in logarithms: (B, H, T, T) and `_hidden`'s to P."""
-        hidden = hidden[:, None]
+
+        def shown(log_p: Tensor) -> Tensor:
+            return log_p if hidden is None else log_p.masked_fill(hidden[:, None], _NOTHING)
+
         if self.training and self.gumbel_noise:
             logits = logits - torch.empty_like(logits).exponential_().log()
-        log_p = (logits / self.temperature).masked_fill(hidden, _NOTHING)
+        log_p = shown(logits / self.temperature)
         for _ in range(self.num_iterations):
-            log_p = log_p - log_p.logsumexp(dim=-1, keepdim=True)
-            log_p = log_p.masked_fill(hidden, _NOTHING)
+            log_p = shown(log_p - log_p.logsumexp(dim=-1, keepdim=True))
             if self.pattern is Pattern.CAUSAL_SELF:
-                log_p = log_p - log_p.logcumsumexp(dim=-2)
+                log_p = shown(log_p - log_p.logcumsumexp(dim=-2))
             else:
-                log_p = log_p - log_p.logsumexp(dim=-2, keepdim=True)
-            log_p = log_p.masked_fill(hidden, _NOTHING)
+                log_p = shown(log_p - log_p.logsumexp(dim=-2, keepdim=True))
         return log_p.exp()
 
 
