@@ -3,11 +3,11 @@
 Source: Zhu et al., "Long-Short Transformer: Efficient Transformers for Language and Vision",
 NeurIPS 2021, arXiv:2107.02192, and its authors' code: the summary is of normed keys and values in
 the noncausal pattern, of plain ones in the causal; the queries of a chunk see all chunks before it.
-Departs from it: no relative positions, which its language models have from Transformer-XL: there
-positions are the backbone's; no bias where the summary's weights come from, for it cancels.
+Departs from it: without the memory of earlier segments; no bias where the summary's weights come
+from, for it cancels.
 
-Shapes: B batch, H heads, N length, D head_dim, r vectors per summary, C chunks, T blocks of
-queries, b queries per block, S summary vectors in all.
+Shapes: B batch, H heads, N length, D head_dim, E embed_dim, r vectors per summary, C chunks, T
+blocks of queries, b queries per block, S summary vectors in all.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.chunks import in_chunks
+from attentions.functional.distances import distance_sinusoids, skew
 from attentions.functional.gathered_blocks import gathered_attention
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
@@ -30,7 +32,9 @@ class LongShortAttention(MultiHeadAttention):
 
     P is a softmax of x W_P over positions. Noncausal: over all; a block of `window` queries sees
     itself and half a window on either side. Causal: over each chunk of the past; a query sees the
-    chunks before its own, and `window` keys up to its own.
+    chunks before its own, and `window` keys up to its own; scores by distance are added to both:
+    (q / sqrt D + u) . k_j + (q / sqrt D + w) . W_R r_{i-j} in the window, with sinusoids r, and
+    q / sqrt D . W_C r_d + b for the summary vector with d others behind it.
 
     Args:
         window: Positions per block; causal: keys in the window.
@@ -71,6 +75,13 @@ class LongShortAttention(MultiHeadAttention):
         self.summary_proj = nn.Linear(embed_dim, num_heads * self.rank, bias=False)
         self.short_norm = nn.LayerNorm(embed_dim)
         self.long_norm = nn.LayerNorm(embed_dim)
+        if self.pattern is Pattern.CAUSAL_SELF:
+            if embed_dim % 2:
+                self._fail(f"sines and cosines need an even embed_dim, got {embed_dim}")
+            self.distance_proj = nn.Linear(embed_dim, embed_dim, bias=False)  # W_R
+            self.chunk_distance_proj = nn.Linear(embed_dim, embed_dim)  # W_C and what becomes b
+            self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim))  # u
+            self.distance_bias = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim))  # w
 
     def _keys_and_values(self, x: Tensor, position: int = 0) -> tuple[Tensor, Tensor]:
         """Keys with the logits of P as r columns more, and values."""
@@ -92,8 +103,8 @@ class LongShortAttention(MultiHeadAttention):
         k, logits = k.split([self.head_dim, self.rank], dim=-1)
         near_k, near_v = _normed(self.short_norm, k, v)
         sources = (k, v, logits) if is_causal else (near_k, near_v, logits)
-        chunk = self.chunk_size if is_causal else length
-        shape = (length // chunk, chunk)
+        # Causal: a chunk up to the last position is nobody's past.
+        shape = ((length - 1) // self.chunk_size, self.chunk_size) if is_causal else (1, length)
         whole = shape[0] * shape[1]
         padding = None
         if key_padding_mask is not None:
@@ -103,12 +114,14 @@ class LongShortAttention(MultiHeadAttention):
         k, v, logits = (x[:, :, :whole].unflatten(2, shape) for x in sources)
         far_k, far_v = self._summary(k, v, logits, padding)
         keys, allowed = self._visible(length, far_k.shape[2], q.device)
+        bias = self._distance_scores(q, near_k, allowed.shape[2]) if is_causal else None
         return gathered_attention(
             q,
             torch.cat([far_k, near_k], dim=2),
             torch.cat([far_v, near_v], dim=2),
             keys,
             allowed,
+            bias=bias,
             key_padding_mask=key_padding_mask,
             dropout=self.dropout if self.training else 0.0,
         )
@@ -139,6 +152,35 @@ class LongShortAttention(MultiHeadAttention):
         places = torch.where((near >= 0) & (near < length), near + num_far, -1)
         keys, allowed = torch.cat([far, places], dim=-1), torch.cat([sees_far, sees_near], dim=-1)
         return keys[None], allowed[None]
+
+    def _distance_scores(self, q: Tensor, near_k: Tensor, block_size: int) -> Tensor:
+        """What the causal pattern adds to the scores: (B, T, H, b, W), W as `_visible` lists."""
+        length, window = q.shape[2], self.window
+        q = q * self.head_dim**-0.5
+        # Far: chunk a of queries has vector c at distance a r - 1 - c; the columns go down to 0.
+        chunks = in_chunks(q, self.chunk_size).transpose(2, 3)  # (B, H, positions, C, D)
+        num_columns = chunks.shape[3] * self.rank
+        far = self._by_distance(chunks.flatten(2, 3), self.chunk_distance_proj, num_columns)
+        far = skew(far.unflatten(2, chunks.shape[2:4]), start=num_columns, step=self.rank)
+        far = in_chunks(far.transpose(2, 3).flatten(2, 3)[:, :, :length], block_size)
+        # Near: row i of a block has its oldest key in column i, behind it the window's others.
+        near = self._by_distance(q + self.distance_bias.to(q.dtype), self.distance_proj, window)
+        near = in_chunks(near, block_size)
+        near = skew(F.pad(near, (0, block_size)), start=0, step=1)  # (B, H, T, b, window + b - 1)
+        by_content = (near_k @ self.content_bias.to(q.dtype).mT)[..., 0]
+        behind = near.shape[2] * block_size - length
+        by_content = F.pad(by_content, (window - 1, behind)).unfold(2, near.shape[-1], block_size)
+        return torch.cat([far, near + by_content[..., None, :]], dim=-1).transpose(1, 2)
+
+    def _by_distance(self, q: Tensor, proj: nn.Linear, num_distances: int) -> Tensor:
+        """The scores (B, H, M, distances) of q (B, H, M, D), the largest distance first."""
+        waves = distance_sinusoids(num_distances - 1, 0, self.embed_dim, q)
+        weight = proj.weight.to(q.dtype).unflatten(0, (self.num_heads, -1))  # (H, D, E)
+        # One query is projected rather than all the distances.
+        scores = q @ weight @ waves.mT if q.shape[2] == 1 else q @ (weight @ waves.mT)
+        if proj.bias is not None:
+            scores = scores + q @ proj.bias.to(q.dtype).view(self.num_heads, -1, 1)
+        return scores
 
     def absorb(
         self,
@@ -177,15 +219,20 @@ class LongShortAttention(MultiHeadAttention):
         return kept
 
     def read(self, q: Tensor, memory: Mapping[str, Tensor], *, position: int = 0) -> Tensor:
-        """Softmax over the window and the summaries of the chunks before the query's."""
+        """Answer from the window and the summaries of the chunks before the query's."""
         start = max(0, position - self.window + 1)
         slots = torch.arange(start, position + 1, device=q.device) % memory["k"].shape[2]
-        near = (memory["k"][:, :, slots, : self.head_dim], memory["v"][:, :, slots])
-        near = _normed(self.short_norm, *near)
+        near_k, near_v = memory["k"][:, :, slots, : self.head_dim], memory["v"][:, :, slots]
+        near_k, near_v = _normed(self.short_norm, near_k, near_v)
         num_far = position // self.chunk_size * self.rank
-        far = (memory[name][:, :, :num_far] for name in ("far_k", "far_v"))
-        k, v = (torch.cat(both, dim=2) for both in zip(far, near, strict=True))
-        return masked_attention(q, k, v)
+        far_k, far_v = (memory[name][:, :, :num_far] for name in ("far_k", "far_v"))
+        k, v = torch.cat([far_k, near_k], dim=2), torch.cat([far_v, near_v], dim=2)
+        scaled = q * self.head_dim**-0.5
+        far = self._by_distance(scaled, self.chunk_distance_proj, num_far)
+        scaled = scaled + self.distance_bias.to(q.dtype)
+        near = self._by_distance(scaled, self.distance_proj, len(slots))
+        near = near + self.content_bias.to(q.dtype) @ near_k.mT
+        return masked_attention(q, k, v, bias=torch.cat([far, near], dim=-1))
 
     def _summary(
         self, k: Tensor, v: Tensor, logits: Tensor, padding: Tensor | None = None

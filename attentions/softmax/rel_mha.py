@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
+from attentions.functional.distances import distance_sinusoids, skew
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
 
@@ -57,13 +58,16 @@ class RelativeAttention(MultiHeadAttention):
         is_causal = self.pattern is Pattern.CAUSAL_SELF
         length = q.shape[-2]
         lowest = -1 if is_causal else -length
-        distance_keys = self._heads(self.distance_proj, self._sinusoids(q, length - 1, lowest))
+        waves = distance_sinusoids(length - 1, lowest, self.embed_dim, q)
+        distance_keys = self._heads(self.distance_proj, waves[None])
+        # Column c is the distance N - 1 - c, so query i has key j in column N - 1 - i + j.
+        scores = skew(self._distance_query(q) @ distance_keys.mT, start=length - 1, step=1)
         return masked_attention(
             q + self.content_bias.to(q.dtype),
             k,
             v,
             None if key_padding_mask is None else ~key_padding_mask[:, None, None, :],
-            bias=_shift(self._distance_query(q) @ distance_keys.mT),
+            bias=scores[..., :length],
             is_causal=is_causal,
             dropout=self.dropout if self.training else 0.0,
         )
@@ -86,29 +90,8 @@ class RelativeAttention(MultiHeadAttention):
         # W_R goes to the one query rather than to all the distances.
         weight = self.distance_proj.weight.to(q.dtype).unflatten(0, (self.num_heads, -1))
         projected = self._distance_query(q) @ weight  # (B, H, 1, E)
-        bias = projected @ self._sinusoids(q, position, 0)[0].mT
+        bias = projected @ distance_sinusoids(position, 0, self.embed_dim, q).mT
         return masked_attention(q + self.content_bias.to(q.dtype), k, v, bias=bias)
 
     def _distance_query(self, q: Tensor) -> Tensor:
         return (q + self.distance_bias.to(q.dtype)) * self.head_dim**-0.5
-
-    def _sinusoids(self, like: Tensor, highest: int, lowest: int) -> Tensor:
-        """r of the distances from `highest` down to `lowest`: (1, distances, E)."""
-        # In float32 at least: in bfloat16 distance 257 would be 256.
-        precise = torch.promote_types(like.dtype, torch.float32)
-        distance = torch.arange(highest, lowest - 1, -1, device=like.device, dtype=precise)
-        pair = torch.arange(0, self.embed_dim, 2, device=like.device, dtype=precise)
-        angle = distance[:, None] * 10000.0 ** (-pair / self.embed_dim)
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)[None].to(like.dtype)
-
-
-def _shift(scores: Tensor) -> Tensor:
-    """Scores by distance (B, H, N, W) to scores by key (B, H, N, N), without a copy.
-
-    Column c is the distance N - 1 - c, so query i has key j in column N - 1 - i + j: each query
-    starts one column before the last, as if rows were one shorter. Distances below N - W are not
-    there, and what stands in their place means nothing.
-    """
-    length, width = scores.shape[-2:]
-    rows = scores.flatten(-2)[..., length - 1 :][..., : length * (width - 1)]
-    return rows.unflatten(-1, (length, width - 1))[..., :length]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from attentions.base import Pattern, UnsupportedPattern
 from attentions.lowrank.longshort import LongShortAttention
+from attentions.softmax.rel_mha import RelativeAttention
 from tests.attentions.claims import build, draw, inputs
 
 each_pattern = pytest.mark.parametrize("pattern", [Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF])
@@ -17,12 +18,21 @@ def longshort(pattern: Pattern, **settings: int) -> LongShortAttention:
     return attention
 
 
+def without_distances(attention: LongShortAttention) -> None:
+    """The causal pattern has scores by distance: with these at zero it has none."""
+    with torch.no_grad():
+        for name, parameter in attention.named_parameters():
+            if "distance" in name or name == "content_bias":
+                parameter.zero_()
+
+
 @each_pattern
 @pytest.mark.parametrize("window", [40, 99])
 def test_without_a_summary_all_in_the_window_is_softmax_over_normed_keys(
     pattern: Pattern, window: int
 ) -> None:
     attention = longshort(pattern, window=window)
+    without_distances(attention)
     with torch.no_grad():  # every summary is -1e4, against queries around 1e2: of no weight
         attention.q_proj.bias.fill_(1e2)
         attention.long_norm.weight.zero_()
@@ -40,9 +50,29 @@ def test_without_a_summary_all_in_the_window_is_softmax_over_normed_keys(
     torch.testing.assert_close(attention(query), expected)
 
 
+@pytest.mark.parametrize("window", [40, 99])
+def test_causal_all_in_the_window_is_relative_attention_over_normed_keys(window: int) -> None:
+    attention = longshort(Pattern.CAUSAL_SELF, window=window, chunk_size=41)
+    relative = build("rel_mha", Pattern.CAUSAL_SELF)
+    assert isinstance(relative, RelativeAttention)
+    with torch.no_grad():  # there u and w are added before the division by sqrt D
+        relative.distance_proj.weight.copy_(attention.distance_proj.weight)
+        relative.content_bias.copy_(8**0.5 * attention.content_bias)
+        relative.distance_bias.copy_(8**0.5 * attention.distance_bias)
+    q, k, v = (draw(seed, 2, 2, 40, 8) for seed in range(3))
+    normed = (
+        attention.short_norm(x.transpose(1, 2).flatten(2)).unflatten(-1, (2, 8)).transpose(1, 2)
+        for x in (k, v)
+    )
+    logits = draw(3, 2, 2, 40, attention.rank)
+    actual = attention.mix(q, torch.cat([k, logits], dim=-1), v)
+    torch.testing.assert_close(actual, relative.mix(q, *normed))
+
+
 def test_causal_chunks_of_one_position_are_softmax_over_all_before() -> None:
     # A chunk's summary is then its key and value, normed like the window's.
     attention = longshort(Pattern.CAUSAL_SELF, window=1, chunk_size=1, chunk_rank=1)
+    without_distances(attention)
     reference = longshort(Pattern.CAUSAL_SELF, window=40, chunk_size=41, chunk_rank=1)
     reference.load_state_dict(attention.state_dict())
     attention.long_norm.load_state_dict(attention.short_norm.state_dict())

@@ -1,5 +1,9 @@
-"""Long-short attention, query by query: softmax over a list of normed keys and summaries."""
+"""Long-short attention, query by query: softmax over a list of normed keys and summaries.
 
+Causal: with scores by distance, one vector of sinusoids at a time.
+"""
+
+import math
 from typing import Any
 
 import torch
@@ -50,10 +54,34 @@ def oracle(
                 seen = [g for g in seen if g < i // chunk]
             keys = torch.cat([near_k[b][:, near], *(far[g][0] for g in seen)], dim=1)
             values = torch.cat([near_v[b][:, near], *(far[g][1] for g in seen)], dim=1)
-            scores = torch.einsum("hd,hjd->hj", q[b, :, i], keys) / q.shape[-1] ** 0.5
+            scaled = q[b, :, i] / q.shape[-1] ** 0.5
+            scores = torch.einsum("hd,hjd->hj", scaled, keys)
+            if is_causal:
+                # One distance for each of the vectors, those of chunks of padding among them.
+                rank, own = logits.shape[-1], i // chunk
+                behind = [own * rank - 1 - (g * rank + c) for g in seen for c in range(rank)]
+                far_scores = by_distance(scaled, attention.chunk_distance_proj, behind)
+                placed = scaled + attention.distance_bias[:, 0]
+                near_scores = by_distance(placed, attention.distance_proj, [i - j for j in near])
+                near_scores = (
+                    near_scores + near_k[b][:, near] @ attention.content_bias[:, 0, :, None]
+                )
+                scores = scores + torch.cat([near_scores[..., 0], far_scores[..., 0]], dim=1)
             rows.append(torch.einsum("hj,hjd->hd", softmax(scores), values))
         samples.append(torch.stack(rows, dim=1))
     return merge(attention, torch.stack(samples))
+
+
+def by_distance(q: Tensor, proj: Any, distances: list[int]) -> Tensor:
+    """The scores (H, distances, 1) of one query (H, D) with the projected sinusoids."""
+    width = proj.in_features
+    table = torch.zeros(len(distances), width, dtype=q.dtype)
+    for row, distance in enumerate(distances):
+        for f in range(width // 2):
+            angle = distance / 10000 ** (2 * f / width)
+            table[row, f], table[row, width // 2 + f] = math.sin(angle), math.cos(angle)
+    projected = proj(table).unflatten(-1, (len(q), -1)).transpose(0, 1)  # (H, distances, D)
+    return projected @ q[..., None]
 
 
 def softmax(scores: Tensor) -> Tensor:
