@@ -13,6 +13,17 @@ def in_chunks(x: Tensor, chunk_size: int) -> Tensor:
     return x.unflatten(-2, (-1, chunk_size))
 
 
+def with_previous(chunks: Tensor, count: int, *, fill: float = 0.0) -> Tensor:
+    """Each chunk behind the `count` before it: (..., T, c, W) to (..., T, (count + 1) c, W).
+
+    Args:
+        fill: What stands before the first chunk.
+    """
+    num_chunks = chunks.shape[-3]
+    chunks = F.pad(chunks, (0, 0, 0, 0, count, 0), value=fill)
+    return torch.cat([chunks.narrow(-3, i, num_chunks) for i in range(count + 1)], dim=-2)
+
+
 def unpadded_length(x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """The number of positions of x (..., L, W) up to the last that is not padding, at least 1.
 

@@ -19,7 +19,6 @@ def gathered_attention(
     keys: Tensor,
     allowed: Tensor,
     *,
-    bias: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -34,7 +33,6 @@ def gathered_attention(
         v: (B, H, N, D).
         keys: int64 (1 or B, T, W), positions of keys; those below 0 or from N on are left out.
         allowed: Bool (1 or B, T, b, W).
-        bias: (B, T, H, b, W), added to the scores. Costs the memory of all scores.
         key_padding_mask: Bool (B, N), True where the key is padding and is ignored.
         dropout: Probability, on the attention weights.
 
@@ -54,7 +52,6 @@ def gathered_attention(
         _rows(k, keys),
         _rows(v, keys),
         allowed.flatten(0, 1)[:, None],
-        bias=None if bias is None else bias.flatten(0, 1),
         dropout=dropout,
     )
     out = out.transpose(1, 2).unflatten(0, (batch_size, -1)).flatten(1, 2)  # (B, T b, H, D)

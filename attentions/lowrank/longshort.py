@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
-from attentions.functional.chunks import in_chunks
+from attentions.functional.chunks import in_chunks, with_previous
 from attentions.functional.distances import distance_sinusoids, skew
 from attentions.functional.gathered_blocks import gathered_attention
 from attentions.functional.growing import append
 from attentions.functional.masked import masked_attention
 
+_NOTHING = -1e30  # the logarithm of zero, but finite
 _UNALIGNED = "the window is a place in the query's own sequence"
 
 
@@ -34,7 +35,7 @@ class LongShortAttention(MultiHeadAttention):
     itself and half a window on either side. Causal: over each chunk of the past; a query sees the
     chunks before its own, and `window` keys up to its own; scores by distance are added to both:
     (q / sqrt D + u) . k_j + (q / sqrt D + w) . W_R r_{i-j} in the window, with sinusoids r, and
-    q / sqrt D . W_C r_d + b for the summary vector with d others behind it.
+    q / sqrt D . (W_C r_d + b) for the summary vector with d others behind it.
 
     Args:
         window: Positions per block; causal: keys in the window.
@@ -71,6 +72,8 @@ class LongShortAttention(MultiHeadAttention):
                 self._fail(f"{name} must be positive, got {value}")
         self.window = window
         self.chunk_size = chunk_size
+        self.block_size = max(32, min(64, window // 2))
+        self.num_before = -(-(window - 1) // self.block_size)  # blocks that a window reaches back
         self.rank = chunk_rank if self.pattern is Pattern.CAUSAL_SELF else num_landmarks
         self.summary_proj = nn.Linear(embed_dim, num_heads * self.rank, bias=False)
         self.short_norm = nn.LayerNorm(embed_dim)
@@ -99,78 +102,102 @@ class LongShortAttention(MultiHeadAttention):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """See `MultiHeadAttention.mix`; k has the logits of P behind its columns."""
-        length, is_causal = q.shape[2], self.pattern is Pattern.CAUSAL_SELF
         k, logits = k.split([self.head_dim, self.rank], dim=-1)
+        if self.pattern is Pattern.CAUSAL_SELF:
+            return self._causal(q, k, v, logits, key_padding_mask)
         near_k, near_v = _normed(self.short_norm, k, v)
-        sources = (k, v, logits) if is_causal else (near_k, near_v, logits)
-        # Causal: a chunk up to the last position is nobody's past.
-        shape = ((length - 1) // self.chunk_size, self.chunk_size) if is_causal else (1, length)
-        whole = shape[0] * shape[1]
-        padding = None
+        whole = None if key_padding_mask is None else key_padding_mask[:, None]
+        chunk = (x[:, :, None] for x in (near_k, near_v, logits))
+        far_k, far_v = self._summary(*chunk, padding=whole)
         if key_padding_mask is not None:
-            padding = key_padding_mask[:, :whole].unflatten(1, shape)
-            empty = padding.all(dim=-1).repeat_interleave(self.rank, dim=1)
+            empty = key_padding_mask.all(dim=-1, keepdim=True).expand(-1, self.rank)
             key_padding_mask = torch.cat([empty, key_padding_mask], dim=1)
-        k, v, logits = (x[:, :, :whole].unflatten(2, shape) for x in sources)
-        far_k, far_v = self._summary(k, v, logits, padding)
-        keys, allowed = self._visible(length, far_k.shape[2], q.device)
-        bias = self._distance_scores(q, near_k, allowed.shape[2]) if is_causal else None
+        keys, allowed = self._visible(q.shape[2], q.device)
         return gathered_attention(
             q,
             torch.cat([far_k, near_k], dim=2),
             torch.cat([far_v, near_v], dim=2),
             keys,
             allowed,
-            bias=bias,
             key_padding_mask=key_padding_mask,
             dropout=self.dropout if self.training else 0.0,
         )
 
-    def _visible(self, length: int, num_far: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What each block of queries sees of S summary vectors and of the keys behind them.
+    def _visible(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What each block of queries sees of the r summary vectors and of the keys behind them.
 
         Returns:
             Their places (1, T, W), -1 for none; and which query sees which, bool (1, T, b, W).
         """
-        is_causal = self.pattern is Pattern.CAUSAL_SELF
         window, reach = self.window, max(1, self.window // 2)
         # Several blocks of a short window are one here: fewer copies, more masked scores.
-        size = max(32, min(128, window // 2)) if is_causal else window * max(1, 32 // window)
-        size = min(size, length)
+        size = min(window * max(1, 32 // window), length)
         block = torch.arange(0, length, size, device=device)[:, None]
-        query = (block + torch.arange(size, device=device))[..., None]  # (T, b, 1)
-        own = query if is_causal else query // window * window
-        first = own - (window - 1 if is_causal else reach)
-        last = own if is_causal else own + window - 1 + reach
-        before, after = (window - 1, 0) if is_causal else (reach, reach)
-        near = block + torch.arange(-before, size + after, device=device)
-        far = torch.arange(num_far, device=device).expand(len(block), -1)
-        sees_near = (first <= near[:, None]) & (near[:, None] <= last)
-        sees_far = far[:, None] // self.rank < query // self.chunk_size
-        if not is_causal:
-            sees_far = torch.ones_like(sees_far)
-        places = torch.where((near >= 0) & (near < length), near + num_far, -1)
-        keys, allowed = torch.cat([far, places], dim=-1), torch.cat([sees_far, sees_near], dim=-1)
-        return keys[None], allowed[None]
+        own = (block + torch.arange(size, device=device))[..., None] // window * window  # (T, b, 1)
+        near = block + torch.arange(-reach, size + reach, device=device)
+        sees = (own - reach <= near[:, None]) & (near[:, None] < own + window + reach)
+        places = torch.where((near >= 0) & (near < length), near + self.rank, -1)
+        far = torch.arange(self.rank, device=device).expand(len(block), -1)
+        keys = torch.cat([far, places], dim=-1)
+        return keys[None], F.pad(sees, (self.rank, 0), value=True)[None]
 
-    def _distance_scores(self, q: Tensor, near_k: Tensor, block_size: int) -> Tensor:
-        """What the causal pattern adds to the scores: (B, T, H, b, W), W as `_visible` lists."""
-        length, window = q.shape[2], self.window
+    def _causal(
+        self, q: Tensor, k: Tensor, v: Tensor, logits: Tensor, padding_mask: Tensor | None
+    ) -> Tensor:
+        """One softmax over the summaries of the chunks before and over the window."""
+        length = q.shape[2]
+        # A chunk up to the last position is nobody's past.
+        shape = ((length - 1) // self.chunk_size, self.chunk_size)
+        whole = shape[0] * shape[1]
+        padding = None if padding_mask is None else padding_mask[:, :whole].unflatten(1, shape)
+        chunks = (x[:, :, :whole].unflatten(2, shape) for x in (k, v, logits))
+        far_k, far_v = self._summary(*chunks, padding=padding)
+        near_k, near_v = _normed(self.short_norm, k, v)
         q = q * self.head_dim**-0.5
-        # Far: chunk a of queries has vector c at distance a r - 1 - c; the columns go down to 0.
+        far = in_chunks(self._far_scores(q, far_k, padding), self.block_size)
+        near = self._near_scores(q, near_k, padding_mask)
+        weights = torch.cat([far, near], dim=-1)
+        del far, near  # each of these is as large as everything else
+        weights = F.dropout(weights.softmax(dim=-1), self.dropout, self.training)
+        of_far, of_near = weights.tensor_split([far_k.shape[2]], dim=-1)
+        near_v = with_previous(in_chunks(near_v, self.block_size), self.num_before)
+        out = of_far.flatten(2, 3) @ far_v + (of_near @ near_v).flatten(2, 3)
+        return out[:, :, :length]
+
+    def _far_scores(self, q: Tensor, far_k: Tensor, padding: Tensor | None) -> Tensor:
+        """The scores of queries / sqrt D (B, H, N, D) with the summary vectors: (B, H, N, S)."""
+        # Chunk a of queries has vector c at distance a r - 1 - c; the columns go down to 0.
         chunks = in_chunks(q, self.chunk_size).transpose(2, 3)  # (B, H, positions, C, D)
         num_columns = chunks.shape[3] * self.rank
-        far = self._by_distance(chunks.flatten(2, 3), self.chunk_distance_proj, num_columns)
-        far = skew(far.unflatten(2, chunks.shape[2:4]), start=num_columns, step=self.rank)
-        far = in_chunks(far.transpose(2, 3).flatten(2, 3)[:, :, :length], block_size)
-        # Near: row i of a block has its oldest key in column i, behind it the window's others.
-        near = self._by_distance(q + self.distance_bias.to(q.dtype), self.distance_proj, window)
-        near = in_chunks(near, block_size)
-        near = skew(F.pad(near, (0, block_size)), start=0, step=1)  # (B, H, T, b, window + b - 1)
-        by_content = (near_k @ self.content_bias.to(q.dtype).mT)[..., 0]
-        behind = near.shape[2] * block_size - length
-        by_content = F.pad(by_content, (window - 1, behind)).unfold(2, near.shape[-1], block_size)
-        return torch.cat([far, near + by_content[..., None, :]], dim=-1).transpose(1, 2)
+        placed = self._by_distance(chunks.flatten(2, 3), self.chunk_distance_proj, num_columns)
+        placed = skew(placed.unflatten(2, chunks.shape[2:4]), start=num_columns, step=self.rank)
+        scores = q @ far_k.mT + placed.transpose(2, 3).flatten(2, 3)[:, :, : q.shape[2]]
+        own_chunk = torch.arange(q.shape[2], device=q.device)[:, None] // self.chunk_size
+        hidden = torch.arange(far_k.shape[2], device=q.device) // self.rank >= own_chunk
+        if padding is not None:
+            empty = padding.all(dim=-1).repeat_interleave(self.rank, dim=1)
+            hidden = hidden | empty[:, None, None]
+        return scores.masked_fill_(hidden, _NOTHING)
+
+    def _near_scores(self, q: Tensor, near_k: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """The scores of queries / sqrt D with the keys of their blocks and of those before.
+
+        Returns:
+            (B, H, T, b, keys), very low outside of each query's window.
+        """
+        size, window = self.block_size, self.window
+        keys = with_previous(in_chunks(near_k, size), self.num_before)
+        scores = (in_chunks(q, size) + self.content_bias.to(q.dtype)[:, None]) @ keys.mT
+        placed = self._by_distance(q + self.distance_bias.to(q.dtype), self.distance_proj, window)
+        # The window of a block's first query begins here, that of each next one key later.
+        first = self.num_before * size - window + 1
+        placed = F.pad(in_chunks(placed, size), (first, size), value=_NOTHING)
+        scores += skew(placed, start=0, step=1)
+        unseen = q.new_zeros(1, 1, q.shape[2], 1)
+        if padding_mask is not None:
+            unseen = unseen.masked_fill(padding_mask[:, None, :, None], _NOTHING)
+        scores += with_previous(in_chunks(unseen, size), self.num_before, fill=_NOTHING).mT
+        return scores
 
     def _by_distance(self, q: Tensor, proj: nn.Linear, num_distances: int) -> Tensor:
         """The scores (B, H, M, distances) of q (B, H, M, D), the largest distance first."""
