@@ -91,7 +91,8 @@ def test_two_sweeps_share_one_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_kills_its_worker_does_not_kill_the_sweep(tmp_path: Path) -> None:
     # The guilty first: the innocent then wait for it to end alone, and one is let in as it dies.
-    told = finish(sweep(tmp_path, "task.model.mishap=die,fail,null", "seed=0"), code=1)
+    settings = ["task.model.mishap=die,fail,null", "seed=0", "hydra.launcher.n_jobs=2"]
+    told = finish(sweep(tmp_path, *settings), code=1)
     assert sorted(statuses(tmp_path)) == [Status.FAILED, Status.FAILED, Status.OK]
     assert told.count("died twice") == 1
     assert told.count("something broke") == 1, "what failed is not run again by the same sweep"
