@@ -38,8 +38,6 @@ attnbench COMMAND --cfg job shows the settings; docs/ tells the rest.
 """
 
 COMMANDS = ("list", "verify", "train", "speed", "report")
-MAX_RESTARTS = 20
-"""How often a sweep survives the death of a worker; a run that killed two is not tried again."""
 GROUPS = ("attention", "task", "pattern", "experiment")
 
 
@@ -132,16 +130,21 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
     given = [a.partition("=")[2] for a in arguments if a.startswith("run.results=")]
     results = Path(given[-1] if given else "results")
     results.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=".sweep-", suffix=".jsonl", dir=results) as progress:
-        sys.argv = [f"attnbench {command}", *arguments, f"run.progress={progress.name}"]
-        for _ in range(MAX_RESTARTS):
-            Progress(progress.name).launch()
+    with tempfile.NamedTemporaryFile(prefix=".sweep-", suffix=".jsonl", dir=results) as file:
+        sys.argv = [f"attnbench {command}", *arguments, f"run.progress={file.name}"]
+        progress, died_early = Progress(file.name), False
+        while not died_early:
+            progress.launch()
             try:
                 start()
                 break
             except TerminatedWorkerError:
-                continue
-        return Display.current.finish() if Display.current else 0
+                # Each time, a run has died that is not started a third time, so this ends.
+                died_early = not progress.since_launch()
+        status = Display.current.finish() if Display.current else 0
+    if died_early:
+        raise UserError("the workers died before they began a run, perhaps for want of memory")
+    return status
 
 
 def _prepared(arguments: list[str]) -> list[str]:

@@ -56,19 +56,24 @@ class Progress:
         """Tell that the workers start, for the first time or after the death of one."""
         self.tell("", "", "launched")
 
+    def since_launch(self) -> list[Event]:
+        """What was told since the workers started last."""
+        events = self.events()
+        launches = [place for place, event in enumerate(events) if event.kind == "launched"]
+        return events[launches[-1] + 1 :] if launches else events
+
     def start(self, run_id: str, name: str) -> None:
         """Tell that a run starts; its death will not count where another has just died alone."""
-        events, deaths = self.events(), self.deaths()
-        launches = [place for place, event in enumerate(events) if event.kind == "launched"]
-        latest = events[launches[-1] :] if launches else events
+        deaths, latest = self.deaths(), self.since_launch()
         endangered = any(event.kind == "started" and deaths[event.run_id] > 1 for event in latest)
         self.tell(run_id, name, "endangered" if endangered else "started")
 
-    def ended(self) -> set[str]:
-        """The runs that this sweep has ended, in whatever way."""
-        return {event.run_id for event in self.events() if event.kind == "ended"}
+    def over(self) -> list[Event]:
+        """How each run went that this sweep has run, or found ended already."""
+        return [event for event in self.events() if event.kind in ("ended", "skipped")]
 
     def deaths(self) -> Counter[str]:
         """How often each run was started without ever ending."""
         starts = Counter(event.run_id for event in self.events() if event.kind == "started")
-        return Counter({run: starts[run] for run in starts.keys() - self.ended()})
+        over = {event.run_id for event in self.over()}
+        return Counter({run_id: starts[run_id] for run_id in starts.keys() - over})

@@ -84,7 +84,8 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
     name = " ".join(str(labels[key]) for key in ("task", "attention", "pattern") if labels[key])
     name = f"{name} seed {labels['seed']}" if labels["seed"] is not None else name
     with _sole(store, identity):
-        if identity in progress.ended():  # the sweep was taken up again after a worker's death
+        if any(event.run_id == identity for event in progress.over()):
+            # The sweep was taken up again after a worker's death.
             return read_record(store.path(identity))
         known = None if config.run.force else _known(store, identity)
         if known is not None:

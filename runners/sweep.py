@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from runners.progress import Event, Progress
+from runners.progress import Progress
 from runners.records import RecordStore
 
 ENDED_BADLY = ("failed", "oom", "timeout")
@@ -81,7 +81,7 @@ class Display:
         """Stop showing, write the report, and return the exit code."""
         self.finished.set()
         self.thread.join()
-        over = self._over()
+        over = self.progress.over()
         bad = sum(event.status in ENDED_BADLY for event in over)
         seconds = time.monotonic() - self.started_at
         print(f"{len(over)} of {self.total} runs, {bad} failed, {seconds:.0f} s", file=sys.stderr)
@@ -102,11 +102,8 @@ class Display:
                 live.update(self._render())
             live.update(self._render())
 
-    def _over(self) -> list[Event]:
-        return [event for event in self.progress.events() if event.kind in ("ended", "skipped")]
-
     def _print_new(self) -> None:
-        over = self._over()
+        over = self.progress.over()
         for event in over[self.num_printed :]:
             self.num_printed += 1
             already = "already " if event.kind == "skipped" else ""
@@ -115,7 +112,7 @@ class Display:
             print(line, file=sys.stderr, flush=True)
 
     def _render(self) -> Group:
-        over = self._over()
+        over = self.progress.over()
         ids = {event.run_id for event in over}
         begun = {
             e.run_id: e.name

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from runners import cli
+from runners.progress import Progress
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -56,3 +59,22 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True
     )
     assert shell.stderr == ""
+
+
+def test_workers_that_die_before_a_run_end_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    launches = 0
+
+    def start() -> None:
+        nonlocal launches
+        launches += 1
+        (told,) = tmp_path.glob(".sweep-*")
+        if launches < 30:  # a run began, and died with its worker
+            Progress(told).start(str(launches), "run")
+        raise TerminatedWorkerError
+
+    with pytest.raises(cli.UserError, match="the workers died before they began a run"):
+        cli._sweep(start, "train", [f"run.results={tmp_path}"])
+    assert launches == 30

@@ -91,13 +91,14 @@ def test_two_sweeps_share_one_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_kills_its_worker_does_not_kill_the_sweep(tmp_path: Path) -> None:
     # The guilty first: the innocent then wait for it to end alone, and one is let in as it dies.
-    settings = ["task.model.mishap=die,fail,null", "seed=0", "hydra.launcher.n_jobs=2"]
+    finish(sweep(tmp_path, "seed=1", "hydra.launcher.n_jobs=2"))
+    settings = ["task.model.mishap=die,fail,null", "seed=0,1", "hydra.launcher.n_jobs=2"]
     told = finish(sweep(tmp_path, *settings), code=1)
-    assert sorted(statuses(tmp_path)) == [Status.FAILED, Status.FAILED, Status.OK]
-    assert told.count("died twice") == 1
-    assert told.count("something broke") == 1, "what failed is not run again by the same sweep"
-    assert "[3/3]" in told
-    assert "[4/" not in told, "each run is told of once"
+    assert sorted(statuses(tmp_path)) == [Status.FAILED] * 4 + [Status.OK] * 2
+    assert told.count("died twice") == 2
+    assert told.count("something broke") == 2, "what failed is not run again by the same sweep"
+    assert told.count("already ok") == 1
+    assert "6 of 6 runs, 4 failed" in told, "each run is told of once"
 
 
 def test_failures_end_their_runs_alone(tmp_path: Path) -> None:
