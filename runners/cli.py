@@ -123,7 +123,7 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
     """Run a sweep; when a worker process dies, take up what had not ended."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    from runners.progress import Progress
+    from runners.progress import Progress, since_launch
     from runners.sweep import Display
 
     # In the results folder, which every machine of a cluster sees.
@@ -140,7 +140,7 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
                 break
             except TerminatedWorkerError:
                 # Each time, a run has died that is not started a third time, so this ends.
-                died_early = not progress.since_launch()
+                died_early = not since_launch(progress.events())
         status = Display.current.finish() if Display.current else 0
     if died_early:
         raise UserError("the workers died before they began a run, perhaps for want of memory")

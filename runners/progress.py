@@ -56,24 +56,29 @@ class Progress:
         """Tell that the workers start, for the first time or after the death of one."""
         self.tell("", "", "launched")
 
-    def since_launch(self) -> list[Event]:
-        """What was told since the workers started last."""
-        events = self.events()
-        launches = [place for place, event in enumerate(events) if event.kind == "launched"]
-        return events[launches[-1] + 1 :] if launches else events
-
     def start(self, run_id: str, name: str) -> None:
         """Tell that a run starts; its death will not count where another has just died alone."""
-        deaths, latest = self.deaths(), self.since_launch()
-        endangered = any(event.kind == "started" and deaths[event.run_id] > 1 for event in latest)
+        events = self.events()
+        dead = deaths(events)
+        latest = since_launch(events)
+        endangered = any(event.kind == "started" and dead[event.run_id] > 1 for event in latest)
         self.tell(run_id, name, "endangered" if endangered else "started")
 
-    def over(self) -> list[Event]:
-        """How each run went that this sweep has run, or found ended already."""
-        return [event for event in self.events() if event.kind in ("ended", "skipped")]
 
-    def deaths(self) -> Counter[str]:
-        """How often each run was started without ever ending."""
-        starts = Counter(event.run_id for event in self.events() if event.kind == "started")
-        over = {event.run_id for event in self.over()}
-        return Counter({run_id: starts[run_id] for run_id in starts.keys() - over})
+def since_launch(events: list[Event]) -> list[Event]:
+    """What was told since the workers started last."""
+    launches = [place for place, event in enumerate(events) if event.kind == "launched"]
+    return events[launches[-1] + 1 :] if launches else events
+
+
+def over(events: list[Event]) -> list[Event]:
+    """How each run went that the sweep has run, or found ended already."""
+    return [event for event in events if event.kind in ("ended", "skipped")]
+
+
+def deaths(events: list[Event]) -> Counter[str]:
+    """How often each run was started without ever ending."""
+    starts = Counter(event.run_id for event in events if event.kind == "started")
+    for event in over(events):
+        del starts[event.run_id]
+    return starts

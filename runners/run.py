@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from attentions.base import Unavailable, UnsupportedPattern
 from attentions.registry import names
 from runners.measure import is_out_of_memory
-from runners.progress import Progress
+from runners.progress import Progress, deaths, over
 from runners.records import (
     Measurement,
     Record,
@@ -84,27 +84,26 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
     name = " ".join(str(labels[key]) for key in ("task", "attention", "pattern") if labels[key])
     name = f"{name} seed {labels['seed']}" if labels["seed"] is not None else name
     with _sole(store, identity):
-        if any(event.run_id == identity for event in progress.over()):
+        events = progress.events()
+        if any(event.run_id == identity for event in over(events)):
             # The sweep was taken up again after a worker's death.
             return read_record(store.path(identity))
         known = None if config.run.force else _known(store, identity)
         if known is not None:
             progress.tell(identity, name, "skipped", known.status)
             return known
-        deaths = progress.deaths()[identity]
-        if deaths > 1:
+        num_deaths = deaths(events)[identity]
+        if num_deaths > 1:
             error = "the worker process died twice in this run, perhaps for want of memory"
             status, place = Status.FAILED, environment()
             record = Record(identity, command, status, settings, place, labels, error=error)
-            _write(store, record)
-            progress.tell(identity, name, "ended", status, error)
+            _end(store, progress, name, record)
         else:
             run = Run(identity, config, store.folder / "checkpoints" / identity, labels)
-            with _company(store, alone=deaths > 0):
+            with _company(store, alone=num_deaths > 0):
                 progress.start(identity, name)
                 record = _measured(command, measure, run, settings)
-                _write(store, record)  # before another may run, and die, beside it
-                progress.tell(identity, name, "ended", record.status, record.error)
+                _end(store, progress, name, record)  # before another may run, and die, beside it
     return record
 
 
@@ -168,7 +167,8 @@ def _known(store: RecordStore, identity: str) -> Record | None:
     return record if record is not None and record.status.is_final else None
 
 
-def _write(store: RecordStore, record: Record) -> None:
+def _end(store: RecordStore, progress: Progress, name: str, record: Record) -> None:
+    """Write the record, then tell that the run has ended."""
     try:
         store.write(record)
     except OSError as error:
@@ -177,6 +177,7 @@ def _write(store: RecordStore, record: Record) -> None:
         raise OSError(
             error.errno, f"cannot write the record {store.path(record.run_id)}: {error.strerror}"
         ) from error
+    progress.tell(record.run_id, name, "ended", record.status, record.error)
 
 
 @contextmanager

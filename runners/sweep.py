@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from runners.progress import Progress
+from runners.progress import Progress, over
 from runners.records import RecordStore
 
 ENDED_BADLY = ("failed", "oom", "timeout")
@@ -81,10 +81,10 @@ class Display:
         """Stop showing, write the report, and return the exit code."""
         self.finished.set()
         self.thread.join()
-        over = self.progress.over()
-        bad = sum(event.status in ENDED_BADLY for event in over)
+        ended = over(self.progress.events())
+        bad = sum(event.status in ENDED_BADLY for event in ended)
         seconds = time.monotonic() - self.started_at
-        print(f"{len(over)} of {self.total} runs, {bad} failed, {seconds:.0f} s", file=sys.stderr)
+        print(f"{len(ended)} of {self.total} runs, {bad} failed, {seconds:.0f} s", file=sys.stderr)
         if any(RecordStore(self.folder).paths()):
             from runners.report.report import write_report
 
@@ -103,8 +103,7 @@ class Display:
             live.update(self._render())
 
     def _print_new(self) -> None:
-        over = self.progress.over()
-        for event in over[self.num_printed :]:
+        for event in over(self.progress.events())[self.num_printed :]:
             self.num_printed += 1
             already = "already " if event.kind == "skipped" else ""
             why = f": {event.error}" if event.error else ""
@@ -112,21 +111,22 @@ class Display:
             print(line, file=sys.stderr, flush=True)
 
     def _render(self) -> Group:
-        over = self.progress.over()
-        ids = {event.run_id for event in over}
+        events = self.progress.events()
+        ended = over(events)
+        ids = {event.run_id for event in ended}
         begun = {
             e.run_id: e.name
-            for e in self.progress.events()
+            for e in events
             if e.kind in ("started", "endangered") and e.run_id not in ids
         }
-        bad = [e for e in over if e.status in ENDED_BADLY]
-        skipped = sum(e.kind == "skipped" for e in over)
-        outlook = f"{self.total - len(over)} left, {len(bad)} failed, {skipped} skipped"
-        ran = len(over) - skipped
+        bad = [e for e in ended if e.status in ENDED_BADLY]
+        skipped = sum(e.kind == "skipped" for e in ended)
+        outlook = f"{self.total - len(ended)} left, {len(bad)} failed, {skipped} skipped"
+        ran = len(ended) - skipped
         if ran:
-            left = (self.total - len(over)) * (time.monotonic() - self.started_at) / ran
+            left = (self.total - len(ended)) * (time.monotonic() - self.started_at) / ran
             outlook += f", about {left / 60:.0f} min" if left > 90 else f", about {left:.0f} s"
-        self.bar.update(self.task, completed=len(over), outlook=outlook)
+        self.bar.update(self.task, completed=len(ended), outlook=outlook)
         lines = [Text(f"  running  {name}", style="dim") for name in begun.values()]
         lines += [Text(f"  {e.status}  {e.name}: {e.error}", style="red") for e in bad[-5:]]
         return Group(self.bar, *lines)
