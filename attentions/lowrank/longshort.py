@@ -72,8 +72,6 @@ class LongShortAttention(MultiHeadAttention):
                 self._fail(f"{name} must be positive, got {value}")
         self.window = window
         self.chunk_size = chunk_size
-        self.block_size = max(32, min(64, window // 2))
-        self.num_before = -(-(window - 1) // self.block_size)  # blocks that a window reaches back
         self.rank = chunk_rank if self.pattern is Pattern.CAUSAL_SELF else num_landmarks
         self.summary_proj = nn.Linear(embed_dim, num_heads * self.rank, bias=False)
         self.short_norm = nn.LayerNorm(embed_dim)
@@ -81,6 +79,8 @@ class LongShortAttention(MultiHeadAttention):
         if self.pattern is Pattern.CAUSAL_SELF:
             if embed_dim % 2:
                 self._fail(f"sines and cosines need an even embed_dim, got {embed_dim}")
+            self.block_size = max(32, min(64, window // 2))
+            self.num_before = -(-(window - 1) // self.block_size)  # blocks a window reaches back
             self.distance_proj = nn.Linear(embed_dim, embed_dim, bias=False)  # W_R
             self.chunk_distance_proj = nn.Linear(embed_dim, embed_dim)  # W_C and what becomes b
             self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, self.head_dim))  # u
@@ -160,8 +160,7 @@ class LongShortAttention(MultiHeadAttention):
         del far, near  # each of these is as large as everything else
         weights = F.dropout(weights.softmax(dim=-1), self.dropout, self.training)
         of_far, of_near = weights.tensor_split([far_k.shape[2]], dim=-1)
-        near_v = with_previous(in_chunks(near_v, self.block_size), self.num_before)
-        out = of_far.flatten(2, 3) @ far_v + (of_near @ near_v).flatten(2, 3)
+        out = of_far.flatten(2, 3) @ far_v + (of_near @ self._in_reach(near_v)).flatten(2, 3)
         return out[:, :, :length]
 
     def _far_scores(self, q: Tensor, far_k: Tensor, padding: Tensor | None) -> Tensor:
@@ -186,8 +185,8 @@ class LongShortAttention(MultiHeadAttention):
             (B, H, T, b, keys), very low outside of each query's window.
         """
         size, window = self.block_size, self.window
-        keys = with_previous(in_chunks(near_k, size), self.num_before)
-        scores = (in_chunks(q, size) + self.content_bias.to(q.dtype)[:, None]) @ keys.mT
+        rows = in_chunks(q, size) + self.content_bias.to(q.dtype)[:, None]
+        scores = rows @ self._in_reach(near_k).mT
         placed = self._by_distance(q + self.distance_bias.to(q.dtype), self.distance_proj, window)
         # The window of a block's first query begins here, that of each next one key later.
         first = self.num_before * size - window + 1
@@ -196,8 +195,12 @@ class LongShortAttention(MultiHeadAttention):
         unseen = q.new_zeros(1, 1, q.shape[2], 1)
         if padding_mask is not None:
             unseen = unseen.masked_fill(padding_mask[:, None, :, None], _NOTHING)
-        scores += with_previous(in_chunks(unseen, size), self.num_before, fill=_NOTHING).mT
+        scores += self._in_reach(unseen, fill=_NOTHING).mT
         return scores
+
+    def _in_reach(self, x: Tensor, *, fill: float = 0.0) -> Tensor:
+        """(..., N, W) to (..., T, keys, W): each block of positions behind those in its windows."""
+        return with_previous(in_chunks(x, self.block_size), self.num_before, fill=fill)
 
     def _by_distance(self, q: Tensor, proj: nn.Linear, num_distances: int) -> Tensor:
         """The scores (B, H, M, distances) of q (B, H, M, D), the largest distance first."""
@@ -273,7 +276,7 @@ class LongShortAttention(MultiHeadAttention):
             padding: Bool (B, C, positions), True for padding; None for no padding.
         """
         if padding is not None:
-            logits = logits.masked_fill(padding[:, None, ..., None], -1e30)
+            logits = logits.masked_fill(padding[:, None, ..., None], _NOTHING)
         weights = logits.softmax(dim=-2).mT
         return _normed(self.long_norm, *((weights @ x).flatten(2, 3) for x in (k, v)))
 
