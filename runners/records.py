@@ -21,6 +21,7 @@ class Status(StrEnum):
     OK = "ok"
     UNSUPPORTED = "unsupported"
     UNAVAILABLE = "unavailable"
+    DIVERGED = "diverged"
     OOM = "oom"
     FAILED = "failed"
     TIMEOUT = "timeout"
@@ -28,7 +29,7 @@ class Status(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether running again would end the same way, so that a sweep skips it."""
-        return self in (Status.OK, Status.UNSUPPORTED)
+        return self in (Status.OK, Status.UNSUPPORTED, Status.DIVERGED)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Measurement:
         step: Training step, for curves.
         attention: The mechanism measured, where it is not the run's own (the baseline beside it).
         comment: Why a value is missing, or what it must be read with.
+        samples: The single calls that `value` is the median of, in order.
     """
 
     metric: str
@@ -56,17 +58,26 @@ class Measurement:
     step: int | None = None
     attention: str | None = None
     comment: str = ""
+    samples: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run: its settings, where it ran, how it ended, what it measured."""
+    """One run: its settings, where it ran, how it ended, what it measured.
+
+    Attributes:
+        settings_id: A hash of the settings alone. Records that share it and not their `run_id` are
+            of one experiment with other code or data: the newest supersedes the others.
+        sources: What the numbers depend on beyond the settings, each with a hash of its content.
+    """
 
     run_id: str
     command: str
     status: Status
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+    settings_id: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, Any] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     error: str = ""

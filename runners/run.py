@@ -249,6 +249,7 @@ def _labels(command: str, config: DictConfig) -> dict[str, Any]:
         "dataset": None,
         "backbone": None,
         "attention": _attention_name(config, hydra.runtime.choices.get("attention")),
+        "attention_class": config.attention.get("_target_"),
         "pattern": config.get("pattern"),
         "seed": config.get("seed"),
         "world_size": 1,
