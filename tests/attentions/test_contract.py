@@ -3,11 +3,17 @@
 Everything runs in float64, so 1e-9 leaves room for sums in another order and for nothing else.
 """
 
+import copy
+import inspect
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from attentions import registry
 from attentions.base import Attention, Pattern
@@ -49,11 +55,13 @@ def test_outputs_and_gradients_match_the_oracle(
     query_mask = holes(3, 3, length) & padded if pattern.is_cross else key_mask
     masks = {"query_padding_mask": query_mask, "key_padding_mask": key_mask}
 
-    actual = attention(query, context, **(masks if padded else {}))
     expected = facts(name).oracle(attention, query, keys, **masks)
     # The row without keys or queries means nothing, but must not poison the others' gradients.
     counts = ~query_mask[..., None]
-    compare(actual * counts, expected * counts, "outputs")
+    # Without dropout, training computes the same; it comes last, for the gradients are its own.
+    for training in [False] if getattr(facts(name), "TRAINS_OTHERWISE", False) else [False, True]:
+        actual = attention.train(training)(query, context, **(masks if padded else {}))
+        compare(actual * counts, expected * counts, f"outputs, {training=}")
 
     upstream = draw(4, *actual.shape) * counts
     names = [*(n for n, _ in attention.named_parameters()), "query", "context"]
@@ -239,6 +247,65 @@ def test_dropout_acts_in_training_and_not_in_evaluation(name: str, pattern: Patt
         compare(dropping(query, context), plain(query, context), "in evaluation")
         first, second = (dropping.train()(query, context) for _ in range(2))
     assert changed(first, second).float().mean() > 0.5, "dropout has no effect in training"
+
+
+@each_mixing_claim
+def test_in_training_with_dropout_nothing_hidden_is_seen(name: str, pattern: Pattern) -> None:
+    attention = build(name, pattern, dropout=0.3).train()
+    length = block(name) + 3
+    query, context = inputs(pattern, length, batch_size=3)
+    keys = query if context is None else context
+    key_mask = holes(2, 3, keys.shape[1])
+    query_mask = holes(3, 3, length) if pattern.is_cross else key_mask
+    masks = {"query_padding_mask": query_mask, "key_padding_mask": key_mask}
+
+    def garbage(sequence: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask[..., None], 30.0 * draw(9, *sequence.shape), sequence)
+
+    others = garbage(query, query_mask), None if context is None else garbage(context, key_mask)
+    outputs = []
+    for queries, contexts in ((query, context), others):
+        torch.manual_seed(5)  # inputs of one shape then meet one dropout, and one noise
+        fresh = copy.deepcopy(attention)  # some keep statistics from pass to pass
+        with torch.no_grad():
+            outputs.append(fresh(queries, contexts, **masks) * ~query_mask[..., None])
+    compare(*outputs, "padding")
+
+    # By gradients: what sorts by content may drop other weights where other queries stand.
+    output = attention(query.requires_grad_(), context)
+    hidden = {"another sample": (output[1:], slice(0, 1))}
+    if pattern.is_causal:
+        for past in (1, block(name), length - 1):
+            places = (slice(None), slice(past, None))
+            hidden[f"queries from {past} on"] = (output[:, :past], places)
+    for what, (outputs_there, places) in hidden.items():
+        (gradient,) = torch.autograd.grad(outputs_there.sum(), query, retain_graph=True)
+        assert gradient[places].abs().max() < 1e-9, what  # Fourier transforms round
+
+
+class Rates(TorchFunctionMode):
+    """Notes the rate of every dropout."""
+
+    def __init__(self) -> None:
+        self.rates: set[float] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = inspect.signature(func).bind(*args, **kwargs).arguments if func is F.dropout else {}
+        if func is F.dropout and given.get("training", True):
+            self.rates.add(given["p"])
+        if func is F.scaled_dot_product_attention:
+            self.rates.add((kwargs or {}).get("dropout_p", 0.0))
+        return func(*args, **(kwargs or {}))
+
+
+@each_mixing_claim
+def test_dropout_has_the_rate_asked_for(name: str, pattern: Pattern) -> None:
+    attention = build(name, pattern, dropout=0.3)
+    query, context = inputs(pattern, 3)
+    for training, expected in ((True, {0.3}), (False, set())):
+        with Rates() as noted, torch.no_grad():
+            attention.train(training)(query, context)
+        assert noted.rates - {0.0} == expected
 
 
 def test_every_mechanism_has_an_oracle() -> None:

@@ -34,6 +34,19 @@ def test_the_mean_over_seeds_is_the_softmax_kernel() -> None:
     assert (variance / num_seeds).sqrt().mean() < 0.1 * kernel.mean()
 
 
+def test_features_have_the_lengths_of_normal_vectors() -> None:
+    head_dim = 8
+    generator = torch.Generator().manual_seed(3)
+    features = orthogonal_features(500, 12, head_dim, generator=generator).double()
+    squares = features.square().sum(dim=-1)  # chi-square: mean D, variance 2 D
+    assert abs(squares.mean() - head_dim) < 5 * (2 * head_dim / squares.numel()) ** 0.5
+    # The variance of a sample variance, of kurtosis 3 + 12 / D.
+    error = 2 * head_dim * ((2 + 12 / head_dim) / squares.numel()) ** 0.5
+    assert abs(squares.var() - 2 * head_dim) < 5 * error
+    # Lengths within a group of orthogonal directions are drawn apart.
+    assert torch.corrcoef(squares.mT)[0, 1:].abs().max() < 5 / 500**0.5
+
+
 def test_many_features_give_softmax_attention() -> None:
     for pattern in Pattern:
         estimate = performer(pattern, num_features=3000)

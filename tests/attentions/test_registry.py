@@ -1,11 +1,10 @@
 """The folder of YAMLs as the list of mechanisms."""
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from attentions import registry
-from attentions.base import Attention, Pattern
+from attentions.base import Pattern
 from attentions.softmax.softmax import SoftmaxAttention
 
 
@@ -53,13 +52,3 @@ def test_a_bad_target_is_refused(target: str, message: str) -> None:
 def test_an_unknown_pattern_is_refused_with_the_nearest(asked: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Pattern(asked)
-
-
-def test_two_masks_of_one_sequence_are_joined() -> None:
-    attention: Attention = SoftmaxAttention(8, 2, Pattern.NONCAUSAL_SELF)
-    query = torch.randn(1, 4, 8)
-    first = torch.tensor([[False, True, False, False]])
-    last = torch.tensor([[False, False, False, True]])
-    both = attention(query, query_padding_mask=first, key_padding_mask=last)
-    joined = attention(query, key_padding_mask=first | last)
-    torch.testing.assert_close(both, joined)

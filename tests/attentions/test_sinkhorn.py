@@ -79,6 +79,21 @@ def test_gumbel_noise_draws_permutations() -> None:
     assert abs(kept_order - probability) < 5 * 0.5 / 20_000**0.5
 
 
+def test_gumbel_noise_is_not_its_mirror_image() -> None:
+    # Row 0 takes the column of its largest logit, any with the probability that softmax gives it;
+    # with the noise negated the second would be taken in 0.44 of the cases, not in 0.31. The other
+    # rows hold their own columns, so that a column which row 0 takes is shared.
+    num_draws, num_blocks = 20_000, 7
+    attention = sinkhorn(NS, num_iterations=1, temperature=0.01, gumbel_noise=True).train()
+    logits = 50.0 * torch.eye(num_blocks).double()
+    logits[0] = 0.0
+    logits[0, 1] = 1.0
+    mixing = balanced(attention, logits.expand(num_draws, 1, num_blocks, num_blocks))
+    taken = (mixing[:, 0, 0, 1] > 0.25).double().mean()
+    probability = math.e / (math.e + num_blocks - 1)
+    assert abs(taken - probability) < 5 * 0.5 / num_draws**0.5
+
+
 def test_memory_has_room_for_max_len() -> None:
     attention = sinkhorn(CS, max_len=30, block_size=4)
     state = attention.init_state(3)

@@ -9,6 +9,7 @@ from tests.oracles import heads, merge
 
 SETTINGS = {"num_landmarks": 5}
 BLOCK = 5
+TRAINS_OTHERWISE = True  # its samples are noise around the means
 
 
 def oracle(
