@@ -65,7 +65,7 @@ class BaseConvAttention(StreamAttention):
         nn.init.zeros_(self.gate_proj.bias)
         self.conv_bias = nn.Parameter(torch.zeros(embed_dim))
         self.long = self.short = None
-        both_ways = pattern is Pattern.NONCAUSAL_SELF
+        both_ways = self.pattern is Pattern.NONCAUSAL_SELF
         if kernel_size is None:
             if self.max_len is None:
                 self._fail("a long filter needs max_len, its scale, got None")

@@ -86,7 +86,7 @@ class HyenaAttention(StreamAttention):
             LongConvolution(
                 embed_dim,
                 self.max_len,
-                both_ways=pattern is Pattern.NONCAUSAL_SELF,
+                both_ways=self.pattern is Pattern.NONCAUSAL_SELF,
                 width=filter_width,
                 bands=filter_bands,
                 frequency=filter_frequency,
