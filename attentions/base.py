@@ -125,7 +125,7 @@ class Attention(nn.Module):
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
     auxiliary_loss: Tensor | None = None
-    """What is to be added to the loss of the task; a training pass sets it where there is such."""
+    """What a training pass adds to the loss of the task, as a mean over layers; None if nothing."""
 
     def __init__(
         self,
