@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,7 @@ class Attention(nn.Module):
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
     auxiliary_loss: Tensor | None = None
-    """What is to be added to the loss of the task; a training pass sets it where there is such."""
+    """What a training pass adds to the loss of the task, as a mean over layers; None if nothing."""
 
     def __init__(
         self,
@@ -197,7 +197,8 @@ class Attention(nn.Module):
             (B, M, E).
 
         Raises:
-            ValueError: If a shape, a type or the presence of `context` is wrong.
+            ValueError: If a shape, a type or the presence of `context` is wrong, or `attend`
+                returns anything else than (B, M, E).
         """
         self._check_inputs(query, context, query_padding_mask, key_padding_mask)
         if context is None:
@@ -205,12 +206,16 @@ class Attention(nn.Module):
             masks = [m for m in (query_padding_mask, key_padding_mask) if m is not None]
             if masks:
                 query_padding_mask = key_padding_mask = torch.stack(masks).any(dim=0)
-        return self.attend(
+        output: object = self.attend(
             query,
             context,
             query_padding_mask=query_padding_mask,
             key_padding_mask=key_padding_mask,
         )
+        expected = tuple(query.shape)
+        if not isinstance(output, Tensor) or output.shape != expected:
+            self._fail_returned("attend", f"(batch, length, embed_dim) = {expected}", output)
+        return output
 
     def attend(
         self,
@@ -252,8 +257,13 @@ class Attention(nn.Module):
         """Answer a whole prompt (B, M, E) in the parallel form, from a state of position 0."""
         raise NotImplementedError(f"{type(self).__name__} has no prefill")
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, message: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__}: {message}")
+
+    def _fail_returned(self, method: str, expected: str, got: object) -> NoReturn:
+        """What a mechanism's own `method` returned is not the tensor that was expected."""
+        shape = f" of {tuple(got.shape)}" if isinstance(got, Tensor) else ""
+        self._fail(f"{method} must return one tensor {expected}, got {type(got).__name__}{shape}")
 
     def _check_inputs(
         self,
@@ -419,6 +429,7 @@ class MultiHeadAttention(Attention):
             mixed = self.mix(
                 q, k, v, query_padding_mask=query_padding_mask, key_padding_mask=key_padding_mask
             )
+        self._check_mixed("mix", mixed, query)
         if not self.drops_weights:
             mixed = F.dropout(mixed, self.dropout, self.training)
         return self._merge(mixed)
@@ -450,6 +461,7 @@ class MultiHeadAttention(Attention):
                 memory = self.absorb(memory, k, v, position=position)
         with self._precision(q):
             mixed = self.read(q, memory, position=position)
+        self._check_mixed("read", mixed, query)
         return self._merge(mixed), State(position + 1, memory)
 
     @torch.no_grad()
@@ -464,6 +476,7 @@ class MultiHeadAttention(Attention):
             k, v = self._keys_and_values(query)
             with self._precision(q):
                 memory, mixed = self.absorb({}, k, v), self.mix(q, k, v)
+        self._check_mixed("read" if self.pattern.is_cross else "mix", mixed, query)
         return self._merge(mixed), State(query.shape[1], memory)
 
     def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
@@ -495,6 +508,16 @@ class MultiHeadAttention(Attention):
         if self.full_precision:
             return full_precision(x)
         return nullcontext()
+
+    def _check_mixed(self, method: str, mixed: object, query: Tensor) -> None:
+        """Heads may be of any width and number that the output projection takes."""
+        batch_size, length, width = *query.shape[:2], self.out_proj.in_features
+        if isinstance(mixed, Tensor) and mixed.dim() == 4:
+            _, num_heads, _, head_dim = mixed.shape
+            if mixed.shape[::2] == (batch_size, length) and num_heads * head_dim == width:
+                return
+        expected = (batch_size, self.num_heads, length, width // self.num_heads)
+        self._fail_returned(method, f"(batch, heads, query length, head_dim) = {expected}", mixed)
 
     def _merge(self, mixed: Tensor) -> Tensor:
         """(B, H, M, D) to (B, M, E), through the output projection."""

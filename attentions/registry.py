@@ -48,6 +48,8 @@ def factory(config: DictConfig) -> AttentionFactory:
     cls = mechanism(target)
 
     def build(embed_dim: int, num_heads: int, pattern: Pattern, **common: Any) -> Attention:
+        # A constructor may compare by identity, which a plain string would not have.
+        pattern = Pattern(pattern)
         try:
             return cls(embed_dim, num_heads, pattern, **settings, **common)
         except TypeError as error:

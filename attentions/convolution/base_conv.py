@@ -4,7 +4,11 @@ Source: Arora et al., "Zoology: Measuring and Improving Recall in Efficient Lang
 2024, arXiv:2312.04927, and the authors' code.
 The paper has the causal self pattern; here the noncausal one has a second filter, for what stands
 after a position.
-Departs from the code: without its own residual connection, which stands around each mechanism here.
+The long filter is that of the code from before the paper on (zoology 8486daf): one hidden layer of
+ReLU, no decay, and the input added; until then it was Hyena's.
+Departs from the code: without its own residual connection, which stands around each mechanism here;
+with b_2, which the paper has for both filters and the code for the short ones; W starts as the maps
+of every mechanism here.
 """
 
 from typing import Any, ClassVar
@@ -14,7 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import Pattern, State
-from attentions.convolution.long_convolution import LongConvolution
+from attentions.convolution.long_convolution import (
+    LongConvolution,
+    at_zero,
+    distance_features,
+    start_small,
+)
 from attentions.functional.precision import full_precision, in_full
 from attentions.functional.saturated import saturated
 from attentions.functional.short_convolution import last_positions, short_convolution
@@ -25,15 +34,14 @@ class BaseConvAttention(StreamAttention):
     """y = (u W + b_1) . (h * u + b_2), channel by channel.
 
     The paper alternates short and long filters from layer to layer; here one mechanism has one of
-    them. A long one is Hyena's implicit filter, scaled to `max_len`, which it needs, refusing
-    longer inputs; decoding then keeps every input, and else the last few. In float16 an output, a
-    product of two inputs, ends at 65,504. There are no heads: `num_heads` is not used.
+    them. A long one is a function of the distance over `max_len`, which it needs, refusing longer
+    inputs; decoding then keeps every input, and else the last few. In float16 an output, a product
+    of two inputs, ends at 65,504. There are no heads: `num_heads` is not used.
 
     Args:
         kernel_size: Positions of a short filter; None for a long one.
         filter_width: Width of the network that is the long filter.
         filter_bands: Number of frequencies of its features.
-        filter_frequency: Initial factor inside its sines.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
@@ -51,7 +59,6 @@ class BaseConvAttention(StreamAttention):
         kernel_size: int | None = None,
         filter_width: int = 16,
         filter_bands: int = 1,
-        filter_frequency: float = 1.0,
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
@@ -65,20 +72,18 @@ class BaseConvAttention(StreamAttention):
         nn.init.zeros_(self.gate_proj.bias)
         self.conv_bias = nn.Parameter(torch.zeros(embed_dim))
         self.long = self.short = None
-        both_ways = pattern is Pattern.NONCAUSAL_SELF
+        both_ways = self.pattern is Pattern.NONCAUSAL_SELF
         if kernel_size is None:
             if self.max_len is None:
                 self._fail("a long filter needs max_len, its scale, got None")
             assert self.max_len is not None
-            self.long = LongConvolution(
+            self.long = ReluConvolution(
                 embed_dim,
                 self.max_len,
                 both_ways=both_ways,
                 width=filter_width,
                 bands=filter_bands,
-                frequency=filter_frequency,
             )
-            nn.init.ones_(self.long.skip)  # the code adds the input to the convolution
         else:
             if kernel_size < 1:
                 self._fail(f"kernel_size must be positive or null, got {kernel_size}")
@@ -137,3 +142,35 @@ class BaseConvAttention(StreamAttention):
         gate = self.gate_proj(query)
         mixed = gate * (convolved + self.conv_bias.to(convolved.dtype))
         return saturated(F.dropout(mixed, self.dropout, self.training), gate.dtype)
+
+
+class ReluConvolution(LongConvolution):
+    """h * x + x with h(t) = W_2 relu(W_1 (features of t) + a_1) + a_2, t over `max_len`.
+
+    Args:
+        channels: E, each with a filter of its own.
+        max_len: The length to which t, and with it the filter, is scaled.
+        both_ways: Whether there is a second filter, for the positions after each.
+        width: Of the hidden layer.
+        bands: Number of frequencies of the features, which are t and cosines and sines of it.
+    """
+
+    def __init__(
+        self, channels: int, max_len: int, *, both_ways: bool, width: int, bands: int
+    ) -> None:
+        super().__init__()
+        self.max_len = max_len
+        self.bands = bands
+        self.channels = channels
+        self.hidden = nn.Linear(1 + 2 * bands, width)
+        self.filters = nn.Linear(width, (2 if both_ways else 1) * channels)
+        start_small(self)
+
+    def filter(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `LongConvolution.filter`."""
+        h = distance_features(distance, self.max_len, self.bands, dtype)
+        h = F.linear(h, self.hidden.weight.to(dtype), self.hidden.bias.to(dtype)).relu()
+        h = F.linear(h, self.filters.weight.to(dtype), self.filters.bias.to(dtype))
+        h = h.unflatten(-1, (-1, self.channels)).movedim(0, -1)
+        one = torch.ones(self.channels, dtype=dtype, device=distance.device)
+        return h + at_zero(one, distance, len(h))

@@ -4,10 +4,14 @@ Source: Poli et al., "Hyena Hierarchy: Towards Larger Convolutional Language Mod
 arXiv:2302.10866, and the authors' code (safari): there, as here, order N has N - 1 long filters.
 The paper has the causal self pattern; here the noncausal one gives each filter a second one, for
 what stands after a position, while the short convolutions stay causal.
-Departs from the code: each long filter has a network of its own (the same at order 2), and dropout
-is on the output.
+Departs from the code: each long filter has a network of its own (the same at order 2), whose
+features of the distance are fixed, where the code trains them too; and dropout is on the output.
+The filters start, and train without weight decay, as in the code; the other maps start as those of
+every mechanism here.
 """
 
+import itertools
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import Pattern, State
-from attentions.convolution.long_convolution import LongConvolution
+from attentions.convolution.long_convolution import (
+    LongConvolution,
+    at_zero,
+    distance_features,
+    start_small,
+)
 from attentions.functional.precision import full_precision, in_full
 from attentions.functional.saturated import saturated
 from attentions.functional.short_convolution import last_positions, short_convolution
@@ -37,8 +46,7 @@ class HyenaAttention(StreamAttention):
         conv_size: Positions that the short convolutions see.
         filter_width: Width of the network that is the filter.
         filter_bands: Number of frequencies of its features.
-        filter_frequency: Initial factor inside its sines; they are nested, and amplify rounding: of
-            the default, float32 gives the filter to some 1e-4.
+        filter_frequency: Initial factor inside its sines.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
@@ -83,10 +91,10 @@ class HyenaAttention(StreamAttention):
         self.conv = nn.Parameter(torch.empty(width, conv_size).uniform_(-bound, bound))
         self.conv_bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
         self.long = nn.ModuleList(
-            LongConvolution(
+            SineConvolution(
                 embed_dim,
                 self.max_len,
-                both_ways=pattern is Pattern.NONCAUSAL_SELF,
+                both_ways=self.pattern is Pattern.NONCAUSAL_SELF,
                 width=filter_width,
                 bands=filter_bands,
                 frequency=filter_frequency,
@@ -145,3 +153,55 @@ class HyenaAttention(StreamAttention):
         mixed = F.dropout(mixed, self.dropout, self.training)
         out = self.out_proj(saturated(mixed, self.out_proj.weight.dtype))
         return saturated(out, out.dtype)
+
+
+class SineConvolution(LongConvolution):
+    """h * x + skip x with h(t) = MLP(features of t) exp(-rate t), t from 0 to 1 over `max_len`.
+
+    Features are t itself and cosines and sines of it; the MLP has three hidden layers of sines.
+
+    Args:
+        channels: E, each with a filter and a fixed rate of its own.
+        max_len: The length to which t, and with it the filter, is scaled.
+        both_ways: Whether there is a second filter, for the positions after each.
+        width: Of the hidden layers.
+        bands: Number of frequencies of the features.
+        frequency: Initial factor inside the sines of the hidden layers.
+    """
+
+    undecayed: ClassVar = dict.fromkeys(("hidden", "frequency", "filters"), math.inf)
+
+    def __init__(
+        self,
+        channels: int,
+        max_len: int,
+        *,
+        both_ways: bool,
+        width: int,
+        bands: int,
+        frequency: float,
+    ) -> None:
+        super().__init__()
+        self.max_len = max_len
+        self.bands = bands
+        sizes = [1 + 2 * bands, width, width, width]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.frequency = nn.Parameter(torch.full((width,), frequency))
+        self.filters = nn.Linear(width, (2 if both_ways else 1) * channels, bias=False)
+        self.skip = nn.Parameter(torch.randn(channels))
+        start_small(self)
+
+    def filter(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `LongConvolution.filter`."""
+        h = features = distance_features(distance, self.max_len, self.bands, dtype)
+        for layer in self.hidden:
+            assert isinstance(layer, nn.Linear)
+            h = F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype))
+            h = (self.frequency.to(dtype) * h).sin()
+        channels = len(self.skip)
+        h = F.linear(h, self.filters.weight.to(dtype)).unflatten(-1, (-1, channels))
+        # They fade to a hundredth within 1.5 of `max_len` to 0.3 of it.
+        rate = torch.linspace(1 / 1.5, 1 / 0.3, channels, dtype=dtype, device=distance.device)
+        fading = (-math.log(100) * features[:, :1] * rate).exp()  # (n, E)
+        h = (h * fading[:, None]).movedim(0, -1)
+        return h + at_zero(self.skip.to(dtype), distance, len(h))

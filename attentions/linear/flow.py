@@ -4,6 +4,10 @@ Source: Wu et al., "Flowformer: Linearizing Transformers with Conservation Flows
 arXiv:2202.06258, and the authors' code, whose causal form is not the noncausal one on each prefix:
 it freezes what key j sends at position j, and multiplies flows by the number of positions so far.
 Departs from it: padding takes no part and is not counted, and each sum is kept for decoding.
+Before the competition the code (61f5d8c) clamps what leaves a key: at 1 in its core file and for
+images, at 5 for language, at 10 for reinforcement learning. On average that flow is the number of
+queries over that of keys: 1 in the self patterns. In the cross pattern, which the code has but no
+experiment, a clamp at 1 would cut all keys to the same where queries are many: so there is none.
 
 Shapes: B batch, H heads, M query length, N context length, D head_dim.
 """
@@ -18,6 +22,8 @@ from attentions.base import MultiHeadAttention, Pattern, State
 from attentions.functional.scan import causal_scan
 from attentions.stream import StreamAttention
 
+_GREATEST_CLAMP = 50  # its exponential is summed, in float32, over all keys so far
+
 
 class FlowAttention(StreamAttention, MultiHeadAttention):
     """allocation * (phi(Q) / incoming) phi(K)^T (competition * V), with phi the sigmoid.
@@ -28,6 +34,8 @@ class FlowAttention(StreamAttention, MultiHeadAttention):
 
     Args:
         eps: Added to both sides of each flow, so that no flow is zero.
+        clamp: The most that may leave a key; None for 1 in the self patterns, where it is 1 on
+            average, and for no limit in noncausal cross.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.NONCAUSAL_CROSS})
@@ -38,12 +46,22 @@ class FlowAttention(StreamAttention, MultiHeadAttention):
     full_precision = True
 
     def __init__(
-        self, embed_dim: int, num_heads: int, pattern: Pattern, *, eps: float = 1e-6, **common: Any
+        self,
+        embed_dim: int,
+        num_heads: int,
+        pattern: Pattern,
+        *,
+        eps: float = 1e-6,
+        clamp: float | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
         if eps <= 0:
             self._fail(f"eps must be positive, got {eps}")
+        if clamp is not None and not 0 < clamp <= _GREATEST_CLAMP:
+            self._fail(f"clamp must be null or from 0 to {_GREATEST_CLAMP}, got {clamp}")
         self.eps = eps
+        self.clamp = (torch.inf if self.pattern.is_cross else 1.0) if clamp is None else clamp
 
     def mix(
         self,
@@ -62,7 +80,7 @@ class FlowAttention(StreamAttention, MultiHeadAttention):
         incoming = self._flow(q, k.sum(dim=2, keepdim=True))  # (B, H, M, 1)
         outgoing = self._flow(k, q.sum(dim=2, keepdim=True))  # (B, H, N, 1)
         arrives = self._flow(q, (1.0 / outgoing).mT @ k)
-        leaves = self._flow(k, (1.0 / incoming).mT @ q).clamp(-1.0, 1.0)
+        leaves = self._flow(k, (1.0 / incoming).mT @ q).clamp(max=self.clamp)
         if key_padding_mask is not None:
             leaves = leaves.masked_fill(key_padding_mask[:, None, :, None], -1e30)
         competition = leaves.softmax(dim=2) * num_keys
@@ -109,10 +127,10 @@ class FlowAttention(StreamAttention, MultiHeadAttention):
         outgoing = self._flow(k, so_far("q", q)) / count
         arrives = self._flow(q, so_far("k_share", k / outgoing)) / count
         leaves = self._flow(k, so_far("q_share", q / incoming)) / count
-        weight = leaves.clamp(-1.0, 1.0).exp()
+        weight = leaves.clamp(max=self.clamp).exp()
         if padding_mask is not None:
             weight = weight.masked_fill(padding_mask[:, None, :, None], 0.0)
-        # One weight alone is more than 0.3; a smaller sum is that of padding alone.
+        # One weight alone is more than 1; a smaller sum is that of padding alone.
         competition = count * weight / so_far("weight", weight).clamp(min=0.1)
         sent = competition * v
         q = q / (incoming * count)

@@ -4,9 +4,12 @@ Source: Qin et al., "Various Lengths, Constant Speed: Efficient Language Modelin
 Attention", 2024, arXiv:2405.17381, section 3 (blocks) and equations 10, 11 and 14 (the model).
 The paper has the causal self pattern. Here the noncausal one weighs by lambda^|i-j|; in the cross
 patterns each query reads the final state of the context, in which its end weighs most.
-Departs from it: without the rotation that its first layer has (equation 9). The authors' code
-departs from the paper too: head h decays there by exp(-2^(-8 (h + 1) / H)), as in ALiBi. What makes
-it fast on a GPU is a fused kernel; this is the same arithmetic in blocks.
+Departs from it: without the rotation that its first layer has (equation 9). The decays are those of
+the authors' code (lightning-attention d15c385), or the paper's, by which 7 of 8 heads of the first
+layer lose more than half at each position. That code's module departs from the paper further: swish
+on the values too, LayerNorm with weights in place of the RMS, and as gate the sigmoid of a map of
+rank head_dim; here these are the paper's. What makes it fast on a GPU is a fused kernel; this is
+the same arithmetic in blocks.
 """
 
 from collections.abc import Mapping
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from attentions.base import MultiHeadAttention, Pattern
 from attentions.functional.fixed_decay import decayed_attention, decayed_sum, distance_to_last
+from attentions.functional.positions import alibi_slopes
 
 
 class LightningAttention(MultiHeadAttention):
@@ -25,9 +29,12 @@ class LightningAttention(MultiHeadAttention):
 
     The norm is over the heads together. q_proj gives W_u too, as num_heads more heads.
 
+    Head h of H, from 0, decays by lambda = exp(-rate) at each position, less from layer l to layer
+    of the L of the backbone.
+
     Args:
-        fastest: Head h of H decays by lambda = exp(-fastest (1 - layer / num_layers) h / H) at each
-            position, in the first layer fastest of all; 0 for no decay.
+        decay: "code" for the rate 2^(-8 (h + 1) / H) (1 - l / (L - 1) + 1e-5), with ALiBi's
+            exponents where H is no power of two; "paper" for 8 h / H (1 - l / L).
         eps: Added to the mean square in the norm.
     """
 
@@ -41,15 +48,14 @@ class LightningAttention(MultiHeadAttention):
         num_heads: int,
         pattern: Pattern,
         *,
-        fastest: float = 8.0,
+        decay: str = "code",
         eps: float = 1e-6,
         **common: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, pattern, **common)
-        if fastest < 0:
-            self._fail(f"fastest must not be negative, got {fastest}")
-        below = self.layer / self.num_layers if self.num_layers else 0.0
-        self.fastest = fastest * (1.0 - below)
+        if decay not in ("code", "paper"):
+            self._fail(f"decay must be 'code' or 'paper', got {decay!r}")
+        self.decay = decay
         self.eps = eps
         self.q_proj = nn.Linear(embed_dim, 2 * embed_dim)
         self.reset_projections()
@@ -97,8 +103,13 @@ class LightningAttention(MultiHeadAttention):
         return mixed * (mean_square + self.eps).rsqrt() * gate
 
     def _log_decay(self, like: Tensor) -> Tensor:
+        """(H,); in a backbone of unknown depth that of the first layer."""
+        layer, num_layers = (self.layer, self.num_layers) if self.num_layers else (0, 1)
+        if self.decay == "code":
+            slopes = alibi_slopes(self.num_heads, like.device).to(like.dtype)
+            return -slopes * (1.0 - layer / max(1, num_layers - 1) + 1e-5)
         h = torch.arange(self.num_heads, device=like.device, dtype=like.dtype)
-        return h * (-self.fastest / self.num_heads)
+        return h * (-8.0 / self.num_heads * (1.0 - layer / num_layers))
 
 
 def _key_features(k: Tensor, padding_mask: Tensor | None) -> Tensor:

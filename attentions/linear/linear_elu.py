@@ -1,7 +1,7 @@
 """Linear attention: softmax(QK^T)V becomes phi(Q)(phi(K)^T V), linear in the length.
 
 Source: Katharopoulos et al., "Transformers are RNNs", ICML 2020, arXiv:2006.16236.
-Departs from it: `eps` in the normaliser.
+Departs from it: `eps` in the normaliser, as in the authors' code and LRA's.
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,11 @@ Source: Choromanski et al., "Rethinking Attention with Performers", ICLR 2021, a
 section 2 (positive orthogonal features) and lemma 1.
 Departs from it: `eps` is added to the features of the queries alone. The largest feature of a key
 is 1 after stabilising, so this keeps the normaliser above zero, and the stabiliser of the keys
-then cancels: it cannot leak in the causal patterns. Departs from CAB's code: the normaliser is not
-clamped, and the features are saved with the weights.
+then cancels: it cannot leak in the causal patterns. In the paper's code `eps` is passed as 1e-6, is
+added to keys as well, and stands beside features of the query that keep exp(-|q'|^2 / 2), so that
+it weighs more the longer the query is; here it is relative to the largest feature.
+Departs from CAB's code: the normaliser is not clamped, the features are saved with the weights, and
+those of training are orthogonal too.
 """
 
 import math

@@ -3,6 +3,11 @@
 Source: Zheng et al., "Linear Complexity Randomized Self-attention Mechanism", ICML 2022,
 arXiv:2204.04667; the parametrisation of CAB, ICML 2023, with two of the authors, whose exponents
 have D^(-1/2) where the softmax kernel would have D^(-1/4), for steadier training.
+The estimator too is CAB's: a proposal counts for a query by exp(mu_c . q_i / sqrt D) over its own
+density. The paper's weights, in the authors' own code (efficient-attention 531ff51), have in the
+place of that exponential the balance heuristic, its density over the sum of all proposals', plus by
+how much the query is more the proposal's than on average; and there a linear layer and a norm make
+each mean.
 Departs from CAB's code: padding reaches neither the means nor the sums, and dropout acts. The cross
 patterns are ours: there the means are of the keys alone, so that queries never meet.
 

@@ -2,7 +2,9 @@
 
 Source: Wang et al., "Linformer: Self-Attention with Linear Complexity", 2020, arXiv:2006.04768.
 E and F are shared by the heads (the paper's headwise sharing).
-Departs from it: a shorter sequence uses the first columns of E and F, and padding counts as zero.
+Departs from it: a shorter sequence uses the first columns of E and F (as in the codes), and padding
+counts as zero. The maps to keys and values have biases, which E and F weigh as all else: E (X W +
+1 b), as in LRA's code. The authors' code (in fairseq) applies E before these maps: E X W + 1 b.
 """
 
 from collections.abc import Mapping

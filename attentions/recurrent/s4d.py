@@ -68,7 +68,7 @@ class S4dAttention(StreamAttention):
         n = torch.arange(state_size // 2.0)
         lin, inv = math.pi * n, state_size / math.pi * (state_size / (2 * n + 1) - 1)
         frequency = lin if init == "lin" else inv
-        directions = 2 if pattern is Pattern.NONCAUSAL_SELF else 1
+        directions = 2 if self.pattern is Pattern.NONCAUSAL_SELF else 1
         modes = (embed_dim, state_size // 2)
         log_step = torch.empty(embed_dim).uniform_(math.log(min_step), math.log(max_step))
         self.log_step = nn.Parameter(log_step)

@@ -3,6 +3,8 @@
 Source: Zuo et al., "Local Linear Attention: An Optimal Interpolation of Linear and Softmax
 Attention For Test-Time Regression", 2025, arXiv:2510.01450. As in the authors' code, the ridge is
 relative to the sum of the weights.
+Its size is a setting: 10, the default, is that of one release, and leaves an output near to softmax
+attention's; others have 0.01 or 0.1.
 Departs from it: the same solution in centred form (below), which divides by no small difference;
 the noncausal and cross patterns are ours, the queries being independent of each other.
 

@@ -53,7 +53,8 @@ class MixtureOfHeadAttention(MultiHeadAttention):
     each other by 2 softmax(W_h x).
 
     In training `auxiliary_loss` holds the load-balancing loss of the last pass: `balance_weight`
-    times `num_active` where all routed heads are chosen alike often, and more where few are.
+    times `num_active` where all routed heads are chosen alike often, and more where few are. The
+    task adds its mean over the layers, as the authors do.
 
     Args:
         num_shared: Number of shared heads; None for half of all.

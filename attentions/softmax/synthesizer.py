@@ -3,7 +3,9 @@
 Source: Tay et al., "Synthesizer: Rethinking Self-Attention in Transformer Models", ICML 2021,
 arXiv:2005.00743; the shapes of LRA's code and of the authors' in Mesh TensorFlow.
 Departs from them: every head has its own second layer (the codes share one, the paper counts
-parameters as here), which has no bias (as the authors' code); the cross patterns are ours.
+parameters as here), which has no bias (as the authors' code; LRA's has one); the cross patterns are
+ours. LRA's code (cd31e5c) also reshapes the logits of the dense form where heads and rows were to
+be transposed, so that a row there belongs to another query and head.
 
 Shapes: B batch, H heads, M query length, N context length, D head_dim.
 """

@@ -2,6 +2,9 @@
 
 Source: "Local Attention" of Tay et al., "Long Range Arena", ICLR 2021, arXiv:2011.04006. It is no
 sliding window (`local_window`): a query at the border of its block sees one side only.
+Departs from LRA's code (cd31e5c): its reshape puts positions into a block that are equal modulo the
+number of blocks, under padding masks of contiguous ones; here blocks are contiguous. The last block
+is as long as it is; there it is filled up, and one more block appended where it is full.
 """
 
 from collections.abc import Mapping

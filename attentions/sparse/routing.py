@@ -6,6 +6,10 @@ Departs from it: every head routes (there, part of the heads have a local window
 follow the assigned vectors by a moving average alone, without a loss; and in the causal pattern
 each position belongs to the nearest centroid and sees the last members before it, since the
 published choice of the nearest `window` positions of all lets later ones push out earlier ones.
+The authors' code (in google-research) has that loss, as the commitment of vectors to centroids, and
+does not divide the products of queries and keys by sqrt D, of which `scale` makes a choice. It
+assigns by the largest product with a centroid, here by the least distance: the same for centroids
+of one length, which a moving average does not keep.
 """
 
 import math
@@ -22,7 +26,7 @@ from attentions.functional.sorted_chunks import SortedChunks, rows_at, seen_by_l
 
 
 class RoutingAttention(MultiHeadAttention):
-    """softmax(Q_c K_c^T / sqrt D) V_c for each centroid c, with normalised queries and keys.
+    """softmax(scale Q_c K_c^T) V_c for each centroid c, with normalised queries and keys.
 
     Q_c and K_c are the `window` queries and keys nearest to c. A query in several clusters gets the
     mean of its outputs, one in none gets zero. Causal: the queries are the keys; each is in one
@@ -32,6 +36,7 @@ class RoutingAttention(MultiHeadAttention):
         num_clusters: Number of centroids per head; None for sqrt(max_len), the paper's choice.
         window: Members of a cluster that are taken; None for max_len / num_clusters.
         decay: Of the centroids in each training pass, towards the mean of what is assigned to them.
+        scale: Of the products, which are up to D in size; None for 1 / sqrt D.
         seed: Draws the first centroids, others in each layer.
     """
 
@@ -52,6 +57,7 @@ class RoutingAttention(MultiHeadAttention):
         num_clusters: int | None = None,
         window: int | None = None,
         decay: float = 0.999,
+        scale: float | None = None,
         seed: int = 0,
         **common: Any,
     ) -> None:
@@ -68,7 +74,10 @@ class RoutingAttention(MultiHeadAttention):
             self._fail(f"window must be positive, got {window}")
         if not 0.0 <= decay <= 1.0:
             self._fail(f"decay must be in [0, 1], got {decay}")
+        if scale is not None and not scale > 0:
+            self._fail(f"scale must be positive or null, got {scale}")
         self.decay = decay
+        self.scale = scale
         if self.pattern is Pattern.CAUSAL_SELF:
             self.k_proj = self.q_proj
         generator = torch.Generator().manual_seed(seed + self.layer)
@@ -113,7 +122,7 @@ class RoutingAttention(MultiHeadAttention):
             allowed = ~padding.gather(-1, keys).flatten(1, 2)[:, :, None]
         # Each cluster is a head of its own.
         out = masked_attention(
-            rows_at(q, queries).flatten(1, 2),
+            self._scaled(rows_at(q, queries)).flatten(1, 2),
             rows_at(k, keys).flatten(1, 2),
             rows_at(v, keys).flatten(1, 2),
             allowed,
@@ -136,7 +145,7 @@ class RoutingAttention(MultiHeadAttention):
         chunks = SortedChunks(clusters, self.window, is_causal=True)
         pairs = rows_at(q, chunks.positions).flatten(1, 2)  # (B, H T, 2 w, D)
         out = masked_attention(
-            pairs[:, :, -chunks.size :],
+            self._scaled(pairs[:, :, -chunks.size :]),
             pairs,
             rows_at(v, chunks.positions).flatten(1, 2),
             chunks.allowed().flatten(1, 2),
@@ -171,7 +180,11 @@ class RoutingAttention(MultiHeadAttention):
         """Softmax over the last members of one query's cluster."""
         k, v, clusters = (memory[name][:, :, : position + 1] for name in ("k", "v", "clusters"))
         seen = seen_by_last(clusters, self.window)
-        return masked_attention(_normalised(q), k, v, seen[:, :, None])
+        return masked_attention(self._scaled(_normalised(q)), k, v, seen[:, :, None])
+
+    def _scaled(self, q: Tensor) -> Tensor:
+        """Queries whose products, once divided by sqrt D, have the scale that was asked for."""
+        return q if self.scale is None else q * (self.scale * math.sqrt(self.head_dim))
 
     @torch.no_grad()
     def _nearest(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:

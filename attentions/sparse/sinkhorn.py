@@ -3,8 +3,13 @@
 Source: Tay et al., "Sparse Sinkhorn Attention", ICML 2020, arXiv:2002.11296; with the keys as input
 of the sorting network, as in LRA's code.
 Departs from it: in the causal pattern the columns are normalised over the rows so far, since a sum
-over all rows would show later blocks to earlier ones. Departs from LRA's code: blocks are
-contiguous, and the sorted block is a weighted sum of blocks (there: the sum of all, by its einsum).
+over all rows would show later blocks to earlier ones.
+Departs from LRA's code (cd31e5c), which by default sorts by one softmax over the blocks, without
+Sinkhorn's iterations, and adds the outputs of two softmaxes, over the own block and over the sorted
+one: here one softmax has both, as in sinkhorn-transformer. There all heads share one sorting
+network, with biases; here each has its own, without. There blocks are every so many positions apart
+(a reshape), and each sorted one is the sum of all blocks (an einsum); here they are contiguous, and
+it is their weighted sum.
 """
 
 from collections.abc import Mapping

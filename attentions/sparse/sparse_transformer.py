@@ -4,7 +4,9 @@ Source: Child et al., "Generating Long Sequences with Sparse Transformers", 2019
 Each head attends to the union of both of the paper's index sets, as in Tay et al., "Long Range
 Arena", 2021, arXiv:2011.04006; the paper also gives the sets to alternate layers or heads, and
 other summary columns to other heads. Its sets are causal. The noncausal ones, ours, are the same on
-both sides of the query (LRA leaves an encoder's upper triangle empty).
+both sides of the query.
+Departs from LRA's code (cd31e5c), which leaves an encoder's upper triangle empty, and whose fixed
+pattern counts the first column of each block as a summary beside the last c.
 """
 
 from collections.abc import Mapping

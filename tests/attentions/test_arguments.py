@@ -1,12 +1,15 @@
-"""Bad arguments: each refused at the door, with what was wrong and what was expected."""
+"""Bad arguments and bad results: each refused, with what was wrong and what was expected."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from attentions import registry
-from attentions.base import Pattern, UnsupportedPattern
+from attentions.base import Attention, MultiHeadAttention, Pattern, UnsupportedPattern
 from tests.attentions.claims import EMBED_DIM, build, each, each_claim, each_name, inputs
 
 UNCLAIMED = [
@@ -92,3 +95,75 @@ def test_bad_inputs_are_refused(name: str, pattern: Pattern) -> None:
             attention(query)
         with refused("context must have the query's batch size 2, got 1"):
             attention(query, context[:1])
+
+
+Returned = Callable[[Tensor], Any]
+"""From a right result to a wrong one."""
+
+
+class Careless(MultiHeadAttention):
+    """Means of the values, from which `returned` makes what `mix` and `read` return."""
+
+    patterns = frozenset({Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS})
+
+    def __init__(self, returned: Returned, pattern: Pattern) -> None:
+        super().__init__(12, 2, pattern)
+        self.returned = returned
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, **masks: Tensor | None) -> Tensor:
+        return self.read(q, {"v": v})
+
+    def absorb(self, memory: Any, k: Tensor, v: Tensor, **_: Any) -> dict[str, Tensor]:
+        return {"v": v}
+
+    def read(self, q: Tensor, memory: Any, *, position: int = 0) -> Tensor:
+        return self.returned(memory["v"].mean(dim=2, keepdim=True) + 0.0 * q)
+
+
+class CarelessStream(Attention):
+    """Its query, from which `returned` makes what `attend` returns."""
+
+    patterns = frozenset({Pattern.NONCAUSAL_CROSS})
+
+    def __init__(self, returned: Returned) -> None:
+        super().__init__(12, 2, Pattern.NONCAUSAL_CROSS)
+        self.returned = returned
+
+    def attend(self, query: Tensor, context: Tensor, **masks: Tensor | None) -> Tensor:
+        return self.returned(query)
+
+
+NOTHING = (lambda right: None, "got NoneType")
+A_PAIR = (lambda right: (right, right), "got tuple")
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        NOTHING,
+        A_PAIR,
+        (lambda right: right[..., 0], r"got Tensor of \(3, 2, 5\)"),
+        (lambda right: right[:, :1], r"got Tensor of \(3, 1, 5, 6\)"),
+        (lambda right: right[:, :, :4], r"got Tensor of \(3, 2, 4, 6\)"),
+        (lambda right: right.transpose(1, 2), r"got Tensor of \(3, 5, 2, 6\)"),
+    ],
+)
+def test_what_mix_or_read_returns_wrongly_is_named(returned: Returned, got: str) -> None:
+    query, context = torch.randn(3, 5, 12), torch.randn(3, 7, 12)
+    sizes = r"\(batch, heads, query length, head_dim\) = \(3, 2, 5, 6\), "
+    with pytest.raises(ValueError, match="Careless: mix must return one tensor " + sizes + got):
+        Careless(returned, Pattern.NONCAUSAL_CROSS)(query, context)
+    decoding = Careless(returned, Pattern.CAUSAL_CROSS)
+    state = decoding.init_state(3, context)
+    with pytest.raises(ValueError, match="Careless: read must return one tensor " + sizes + got):
+        decoding.prefill(query, state)
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [NOTHING, A_PAIR, (lambda right: right[:, :4], r"got Tensor of \(3, 4, 12\)")],
+)
+def test_what_attend_returns_wrongly_is_named(returned: Returned, got: str) -> None:
+    expected = r"attend must return one tensor \(batch, length, embed_dim\) = \(3, 5, 12\), "
+    with pytest.raises(ValueError, match="CarelessStream: " + expected + got):
+        CarelessStream(returned)(torch.randn(3, 5, 12), torch.randn(3, 7, 12))

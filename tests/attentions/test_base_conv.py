@@ -12,6 +12,20 @@ from tests.attentions.test_decoding import steps
 from tests.oracles.base_conv import oracle
 
 
+def test_the_filter_starts_from_small_weights_without_biases() -> None:
+    attention = BaseConvAttention(1000, 2, Pattern.NONCAUSAL_SELF, max_len=50, filter_bands=50)
+    parameters = dict(attention.long.named_parameters()) if attention.long else {}
+    assert set(parameters) == {
+        f"{a}.{b}" for a in ("hidden", "filters") for b in ("weight", "bias")
+    }
+    for name, parameter in parameters.items():
+        if name.endswith("bias"):
+            assert (parameter == 0).all()
+        else:
+            # The deviation of 1,616 weights or more is known to 2 % of itself; within five of that.
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 @pytest.mark.parametrize("pattern", [Pattern.CAUSAL_SELF, Pattern.NONCAUSAL_SELF])
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("length", [1, 2, 9])

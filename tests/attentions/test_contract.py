@@ -224,6 +224,24 @@ def test_two_runs_and_a_checkpoint_give_the_same_numbers(name: str, pattern: Pat
             assert torch.equal(other(query, context), output)
 
 
+@each_claim
+def test_a_pattern_by_its_name_is_the_pattern(name: str, pattern: Pattern) -> None:
+    config = registry.load(name)
+    config.update({"max_len": 64} | getattr(facts(name), "SETTINGS", {}))
+    sizes = [config.pop("embed_dim", EMBED_DIM), config.pop("num_heads", 2)]
+    settings = {str(key): value for key, value in config.items() if key != "_target_"}
+    query, context = inputs(pattern, block(name) // 2 + 3)
+    outputs = []
+    # Past the registry, as code of one's own may build it; a plain string has no identity.
+    for named in (pattern, pattern.value):
+        torch.manual_seed(1)
+        built: Any = registry.mechanism(config["_target_"])
+        attention = built(*sizes, named, **settings).double().eval()
+        with torch.no_grad():
+            outputs.append(attention(query, context))
+    assert torch.equal(*outputs)
+
+
 @each_mixing_claim
 def test_every_parameter_learns(name: str, pattern: Pattern) -> None:
     attention = build(name, pattern)

@@ -1,17 +1,20 @@
 """Flow-attention of equal capacities, what it conserves, why it refuses a pattern, its state."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from attentions.base import Pattern, UnsupportedPattern
 from attentions.linear.flow import FlowAttention
-from tests.attentions.claims import build, draw
+from tests.attentions.claims import build, draw, inputs
+from tests.oracles.flow import oracle
 
 CLAIMED = sorted(FlowAttention.patterns)
 
 
-def flow(pattern: Pattern, eps: float = 1e-12) -> FlowAttention:
-    attention = build("flow", pattern, eps=eps)
+def flow(pattern: Pattern, **settings: Any) -> FlowAttention:
+    attention = build("flow", pattern, **{"eps": 1e-12, **settings})
     assert isinstance(attention, FlowAttention)
     return attention
 
@@ -39,13 +42,43 @@ def test_a_source_of_more_capacity_does_not_send_more(pattern: Pattern) -> None:
     q = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
     k = torch.tensor([0.0, 0.0, 0.0, 2.0], dtype=torch.float64)[:, None].expand(1, 1, 4, 8)
     v = torch.eye(4, 8, dtype=torch.float64)[None, None]
-    sent = flow(pattern).mix(q, k, v)[0, 0, 0, :4]
+    sent = flow(pattern, clamp=1.0).mix(q, k, v)[0, 0, 0, :4]
     # Capacities 0.5, 0.5, 0.5, s; leaves c_j = 4 k_j / sum k, at most 1; weights k_j e^c_j.
     capacity = k[0, 0, :, 0].sigmoid()
     competition = (4 * capacity / capacity.sum()).clamp(max=1.0).exp()
     expected = capacity / capacity.sum() * 4 * competition / competition.sum()
     allocation = torch.tensor(1.0, dtype=torch.float64).sigmoid()  # each sink takes in one
     torch.testing.assert_close(sent, allocation * expected)
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(60, 6), (6, 60)])
+def test_keys_compete_whatever_the_number_of_queries(num_queries: int, num_keys: int) -> None:
+    # Of one query each value is taken in by its key's capacity times its competing weight, which
+    # differs from key to key: with all keys cut to the same it would be the capacity's share alone.
+    attention = flow(Pattern.NONCAUSAL_CROSS)
+    q, k = draw(0, 1, 1, num_queries, 64), draw(1, 1, 1, num_keys, 64)
+    v = torch.eye(num_keys, dtype=torch.float64)[None, None]
+    capacity = q.sigmoid() @ k.sigmoid().mT
+    competition = attention.mix(q, k, v)[0, 0] / capacity[0, 0]
+    spread = competition / competition.mean(dim=-1, keepdim=True)
+    # What leaves a key is queries over keys on average, and differs by a tenth of that.
+    leaves = (capacity / capacity.sum(dim=-1, keepdim=True)).sum(dim=-2)[0, 0]
+    expected = leaves.softmax(dim=-1) * num_keys
+    torch.testing.assert_close(spread, expected.expand_as(spread))
+    limited = flow(Pattern.NONCAUSAL_CROSS, clamp=1.0).mix(q, k, v)[0, 0] / capacity[0, 0]
+    is_cut = torch.allclose(limited, limited[:, :1].expand_as(limited))
+    assert is_cut == (num_queries > num_keys)
+
+
+@pytest.mark.parametrize("pattern", CLAIMED)
+@pytest.mark.parametrize("clamp", [0.5, 5.0])
+def test_another_clamp_matches_the_oracle(pattern: Pattern, clamp: float) -> None:
+    attention = flow(pattern, clamp=clamp)
+    query, context = inputs(pattern, 20)
+    none = torch.zeros(2, 20, dtype=torch.bool)
+    keys = query if context is None else context
+    expected = oracle(attention, query, keys, none, none[:, : keys.shape[1]])
+    torch.testing.assert_close(attention(query, context), expected)
 
 
 def test_causal_cross_is_refused_for_a_reason() -> None:
@@ -73,7 +106,15 @@ def test_single_precision_is_close_over_a_long_sequence() -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("eps", [0.0, -1e-6])
-def test_eps_must_be_positive(eps: float) -> None:
-    with pytest.raises(ValueError, match=f"eps must be positive, got {eps}"):
-        flow(Pattern.CAUSAL_SELF, eps=eps)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": 0.0}, r"eps must be positive, got 0\.0"),
+        ({"eps": -1e-6}, "eps must be positive, got -1e-06"),
+        ({"clamp": 0.0}, r"clamp must be null or from 0 to 50, got 0\.0"),
+        ({"clamp": torch.inf}, "clamp must be null or from 0 to 50, got inf"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        flow(Pattern.CAUSAL_SELF, **settings)

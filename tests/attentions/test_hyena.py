@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
 from attentions.base import Pattern
-from attentions.convolution.hyena import HyenaAttention
+from attentions.convolution.hyena import HyenaAttention, SineConvolution
 from attentions.convolution.long_convolution import LongConvolution
 from tests.attentions.claims import build, draw
 
@@ -27,7 +28,7 @@ def test_of_order_two_it_is_a_toeplitz_matrix_between_two_diagonal_ones() -> Non
 
 def test_filters_start_with_bounds_that_fade_to_a_hundredth() -> None:
     # The network before the window is bounded by the sum of its last weights.
-    long = LongConvolution(8, 101, both_ways=True, width=16, bands=4, frequency=14.0).double()
+    long = SineConvolution(8, 101, both_ways=True, width=16, bands=4, frequency=14.0).double()
     with torch.no_grad():
         long.skip.zero_()
         filters = long.filter(torch.arange(101), torch.float64)
@@ -37,6 +38,44 @@ def test_filters_start_with_bounds_that_fade_to_a_hundredth() -> None:
     # t is 0.3 at the 31st distance: the fastest channel is there at a hundredth, the slowest not.
     assert (filters[:, -1, 30:].abs() <= 0.01 * bound[:, -1, None] + 1e-12).all()
     assert (filters[:, 0].abs() > 0.01 * bound[:, 0, None]).any()
+
+
+def test_filters_start_as_smooth_as_with_the_weights_of_the_authors() -> None:
+    generator = numpy.random.default_rng(0)
+    ours, theirs = [], []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        attention = HyenaAttention(
+            48, 1, Pattern.CAUSAL_SELF, max_len=1024, filter_width=64, filter_frequency=14.0
+        )
+        (long,) = attention.long
+        assert isinstance(long, SineConvolution)
+        with torch.no_grad():
+            long.skip.zero_()
+            ours.append(step_of(long.filter(torch.arange(1024), torch.float64)[0].T.numpy()))
+        theirs.append(step_of(drawn_filter(generator)))
+    # Each varies by a twentieth from draw to draw. Of white noise a step is 1.41 of its size.
+    assert numpy.mean(theirs) == pytest.approx(0.16, abs=0.01)
+    assert numpy.mean(ours) == pytest.approx(numpy.mean(theirs), abs=4 * 0.01 * (2 / 8) ** 0.5)
+
+
+def step_of(h: "numpy.ndarray[Any, Any]") -> float:
+    """The root mean square of a change from one distance to the next, over that of h itself."""
+    return float(((h[1:] - h[:-1]) ** 2).mean() ** 0.5 / (h**2).mean() ** 0.5)
+
+
+def drawn_filter(generator: numpy.random.Generator) -> "numpy.ndarray[Any, Any]":
+    """48 filters of 1024 distances of safari's network: its maps from N(0, 0.02), its sines at 14.
+
+    33 features and widths of 64, as in its configuration for the Pile.
+    """
+    i = numpy.arange(1024)[:, None]
+    angle = 2 * numpy.pi * i / 1024 * numpy.linspace(1e-4, 15, 16)
+    h = numpy.concatenate([i / 1023, numpy.cos(angle), -numpy.sin(angle)], axis=1)
+    for _ in range(3):
+        h = numpy.sin(14 * h @ generator.normal(0.0, 0.02, (h.shape[1], 64)))
+    h = h @ generator.normal(0.0, 0.02, (64, 48))
+    return h * 0.01 ** (i / 1023 * numpy.linspace(1 / 1.5, 1 / 0.3, 48))
 
 
 def test_without_its_second_filters_noncausal_is_causal() -> None:

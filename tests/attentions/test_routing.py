@@ -32,6 +32,19 @@ def test_one_cluster_that_takes_all_is_softmax_of_normalised_vectors(pattern: Pa
 
 
 @pytest.mark.parametrize("pattern", CLAIMED)
+def test_products_are_scaled_as_asked(pattern: Pattern) -> None:
+    attention = routing(pattern, num_clusters=3, window=11, scale=1.0)
+    query, context = inputs(pattern, 16)
+    keys = query if context is None else context
+    masks = [torch.zeros(x.shape[:2], dtype=torch.bool) for x in (query, keys)]
+    assert_close(attention(query, context), oracle(attention, query, keys, *masks))
+    if pattern is CS:
+        answered, state = attention.prefill(query[:, :9], attention.init_state(2))
+        step, _ = attention.step(query[:, 9:10], state)
+        assert_close(torch.cat([answered, step], dim=1), attention(query)[:, :10])
+
+
+@pytest.mark.parametrize("pattern", CLAIMED)
 @pytest.mark.parametrize("padded", [False, True])
 def test_windows_that_leave_some_out_match_the_oracle(pattern: Pattern, padded: bool) -> None:
     # The contract's window is so long that every query is in some cluster.
@@ -108,6 +121,7 @@ def test_other_seeds_draw_other_centroids() -> None:
     [
         ({"num_clusters": 0}, "num_clusters must be positive, got 0"),
         ({"window": 0}, "window must be positive, got 0"),
+        ({"scale": 0.0}, r"scale must be positive or null, got 0.0"),
         ({"decay": 1.5}, r"decay must be in \[0, 1\], got 1.5"),
         ({"max_len": None, "window": None}, "needs num_clusters and window, or max_len, got none"),
     ],

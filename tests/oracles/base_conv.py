@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.oracles.hyena import long_convolution
+from tests.oracles.hyena import features, long_convolution
 
 STATE_GROWS = True
 
@@ -22,9 +22,18 @@ def oracle(
     if attention.long is None:
         convolved = short_convolution(attention.short, u, both_ways)
     else:
-        convolved = long_convolution(attention.long, u, both_ways)
+        long = attention.long
+        convolved = u + long_convolution(lambda *at: value(long, *at), u, both_ways)
     gate = query @ attention.gate_proj.weight.T + attention.gate_proj.bias
     return gate * (convolved + attention.conv_bias)
+
+
+def value(long: Any, direction: int, distance: int) -> Tensor:
+    """The filter (E,) at one distance."""
+    h = long.hidden.weight @ features(long, distance) + long.hidden.bias
+    rows = range(direction * long.channels, (direction + 1) * long.channels)
+    weight, bias = long.filters.weight[rows], long.filters.bias[rows]
+    return weight @ h.clamp(min=0) + bias
 
 
 def short_convolution(weight: Tensor, u: Tensor, both_ways: bool) -> Tensor:

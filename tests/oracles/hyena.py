@@ -1,13 +1,13 @@
 """Hyena with every convolution as a sum over positions, and every filter value by itself."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Of sines of a high frequency, one inside the other, float32 gives the filter to 1e-4 only.
-SETTINGS = {"order": 3, "filter_width": 5, "filter_bands": 3, "filter_frequency": 2.0}
+SETTINGS = {"order": 3, "filter_width": 5, "filter_bands": 3}
 STATE_GROWS = True
 
 
@@ -28,34 +28,42 @@ def oracle(
         streams.append(row + attention.conv_bias)
     *gates, v = (torch.stack(streams, dim=1) * real).chunk(attention.order + 1, dim=-1)
     for gate, long in zip(gates[:0:-1], attention.long, strict=True):
-        v = long_convolution(long, gate * v, attention.pattern == "noncausal_self")
+        v = long.skip * (gate * v) + long_convolution(
+            lambda *at, of=long: value(of, *at), gate * v, attention.pattern == "noncausal_self"
+        )
     return (gates[0] * v) @ attention.out_proj.weight.T + attention.out_proj.bias
 
 
-def long_convolution(long: Any, x: Tensor, both_ways: bool) -> Tensor:
+def long_convolution(filter_at: Callable[[int, int], Tensor], x: Tensor, both_ways: bool) -> Tensor:
+    """Sums over positions; the filter (E,) is asked for by direction, 0 or 1, and distance."""
     length = x.shape[1]
     ahead, behind = 1, 0
     rows = []
     for i in range(length):
-        row = long.skip * x[:, i] + sum(value(long, behind, i - j) * x[:, j] for j in range(i + 1))
+        row: Any = sum(filter_at(behind, i - j) * x[:, j] for j in range(i + 1))
         if both_ways:
             after = range(i + 1, length)
-            row = row + sum(value(long, ahead, j - i - 1) * x[:, j] for j in after)
+            row = row + sum(filter_at(ahead, j - i - 1) * x[:, j] for j in after)
         rows.append(row)
     return torch.stack(rows, dim=1)
 
 
-def value(long: Any, direction: int, distance: int) -> Tensor:
-    """The filter (E,) at one distance."""
-    channels, longest, bands = len(long.skip), long.max_len, long.bands
-    t = distance / (longest - 1)
+def features(long: Any, distance: int) -> Tensor:
+    longest, bands = long.max_len, long.bands
     steps = [1e-4 + (bands - 1 - 1e-4) * b / max(1, bands - 1) for b in range(bands)]
     angles = [2 * math.pi * distance / longest * f for f in steps]
-    features = [t, *(math.cos(a) for a in angles), *(-math.sin(a) for a in angles)]
-    h = torch.tensor(features, dtype=torch.float64)
+    waves = [*(math.cos(a) for a in angles), *(-math.sin(a) for a in angles)]
+    return torch.tensor([distance / (longest - 1), *waves], dtype=torch.float64)
+
+
+def value(long: Any, direction: int, distance: int) -> Tensor:
+    """The filter (E,) at one distance."""
+    channels = len(long.skip)
+    h = features(long, distance)
     for layer in long.hidden:
         h = torch.sin(long.frequency * (layer.weight @ h + layer.bias))
     h = long.filters.weight[direction * channels : (direction + 1) * channels] @ h
     slow, fast = math.log(100) / 1.5, math.log(100) / 0.3
     rates = [slow + (fast - slow) * c / (channels - 1) for c in range(channels)]
+    t = distance / (long.max_len - 1)
     return h * (-t * torch.tensor(rates, dtype=torch.float64)).exp()

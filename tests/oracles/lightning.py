@@ -26,13 +26,20 @@ def oracle(
     for b, padding in enumerate(key_padding_mask.tolist()):
         each = []
         for h in range(num_heads):
-            decay = exp(-attention.fastest * h / num_heads)
+            decay = exp(-rate(attention.decay, h, num_heads))
             table = weights(attention.pattern, decay, q.shape[2], padding)
             each.append(q[b, h] @ k[b, h].mT * table @ v[b, h])
         samples.append(torch.stack(each))
     mixed = torch.stack(samples)
     norm = (mixed.square().mean(dim=-1, keepdim=True).mean(dim=1, keepdim=True)) + attention.eps
     return merge(attention, mixed / norm.sqrt() * gate)
+
+
+def rate(decay: str, head: int, num_heads: int) -> float:
+    """Of the first layer, for a number of heads that is a power of two."""
+    if decay == "paper":
+        return 8 * head / num_heads
+    return 1.00001 / 2 ** (8 * (head + 1) / num_heads)
 
 
 def weights(pattern: str, decay: float, length: int, padding: list[bool]) -> Tensor:

@@ -21,6 +21,7 @@ def oracle(
 ) -> Tensor:
     q, k, v = heads(attention, query, context)
     q, k = normalised(q), normalised(k)
+    scale = q.shape[-1] ** -0.5 if attention.scale is None else attention.scale
     out = torch.zeros_like(q)
     for b in range(len(q)):
         queries = [i for i in range(q.shape[2]) if not query_padding_mask[b, i]]
@@ -40,7 +41,7 @@ def oracle(
             for i, clusters in seen.items():
                 rows = []
                 for near in filter(None, clusters):
-                    weights = (k[b, h, near] @ q[b, h, i] / q.shape[-1] ** 0.5).exp()
+                    weights = (k[b, h, near] @ q[b, h, i] * scale).exp()
                     rows.append(weights @ v[b, h, near] / weights.sum())
                 if rows:
                     at = (torch.tensor(b), torch.tensor(h), torch.tensor(i))

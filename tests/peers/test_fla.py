@@ -73,7 +73,7 @@ def test_lightning_has_the_decays_of_fla(layer: int, monkeypatch: pytest.MonkeyP
     q, k, v, gate = heads(4)
     module.chunk_lightning_attn(*(x.transpose(1, 2) for x in (q, k, v)), layer, 4)
 
-    attention = ours("lightning", layer=layer, num_layers=4)
+    attention = ours("lightning", layer=layer, num_layers=4, decay="paper")
     g = decays[0].expand(2, LENGTH, -1)
     qkv = (x.transpose(1, 2) for x in (F.silu(q), F.silu(k), v))
     mixed = naive(*qkv, g, scale=1.0)[0].transpose(1, 2)
