@@ -46,6 +46,14 @@ class TimeLimit(Exception):
     """The run took longer than `run.timeout_s`."""
 
 
+class Diverged(Exception):
+    """The loss or the weights are no numbers any more; the message names the step."""
+
+
+class UnsupportedStage(Exception):
+    """The mechanism lacks what one stage of a run needs; what came before is measured."""
+
+
 @dataclass
 class Run:
     """What a command's body works on.
@@ -147,7 +155,9 @@ def _unwrapped(reason: Exception) -> Exception:
 
 def status_of(reason: Exception) -> Status:
     """How a run ends that raised `reason`."""
-    if isinstance(reason, UnsupportedPattern):
+    if isinstance(reason, Diverged):
+        return Status.DIVERGED
+    if isinstance(reason, UnsupportedPattern | UnsupportedStage):
         return Status.UNSUPPORTED
     if isinstance(reason, Unavailable):
         return Status.UNAVAILABLE

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from attentions.base import Pattern, Unavailable
+from attentions.base import Pattern
 from attentions.registry import AttentionFactory, factory, load
+from runners import devices
 from runners.measure import Call, costs, is_out_of_memory, time_in_turns, weight_bytes
 from runners.passes import CAUSAL_PASSES, PASSES, Decoding, forward, forward_backward, prefill
 from runners.run import Run, TimeLimit
@@ -80,7 +81,7 @@ class Bench:
         self.config = config
         self.pattern = Pattern(config.pattern)
         self.passes = _passes(config, self.pattern)
-        self.device = _device(config.device)
+        self.device = devices.find(config.device)
         self.dtype = DTYPES[_one_of("dtype", config.dtype, DTYPES)]
         for name in ("batch_size", "query_ratio", "min_run_time_s", "max_call_s"):
             if not isinstance(config[name], int | float) or config[name] <= 0:
@@ -232,15 +233,6 @@ def _lengths(config: DictConfig) -> list[int]:
     if not lengths or any(not isinstance(n, int) or n < 1 for n in lengths):
         raise ValueError(f"seq_lens must be a list of positive integers, got {lengths}")
     return sorted(set(lengths))
-
-
-def _device(name: str) -> torch.device:
-    known = _one_of("device", name, ("auto", "cpu", "cuda"))
-    if known == "auto":
-        known = "cuda" if torch.cuda.is_available() else "cpu"
-    if known == "cuda" and not torch.cuda.is_available():
-        raise Unavailable("device cuda: torch sees no CUDA device on this machine")
-    return torch.device(known)
 
 
 def _one_of(what: str, name: Any, known: Collection[str]) -> str:

@@ -5,14 +5,16 @@ mechanism. The slots put the mechanism under test where its pattern is asked for
 what the backbone's paper has there) elsewhere.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
+from torchmetrics import Metric
 
 from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory
@@ -196,13 +198,57 @@ class TaskData(LightningDataModule):
         return DataLoader(rows, sampler=batches, batch_size=None, generator=generator)  # type: ignore[arg-type]
 
 
+class _Window:
+    """The batches of one optimizer update, each of whose tokens counts alike.
+
+    The update's loss is the sum over its tokens, divided by their number, which is known at its end
+    only. So a batch enters in proportion to the first one, which keeps gradients as large as those
+    of means, and at the end the gradient is corrected. Over several ranks, whose gradients are
+    averaged, both numbers are those of all ranks, which so correct their gradients alike.
+
+    Args:
+        device: Where the ranks exchange numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.num_ranks = 1
+        if torch.distributed.is_initialized():
+            self.num_ranks = torch.distributed.get_world_size()
+        self.first: Tensor | int = 0
+        self.total: Tensor | int = 0
+
+    def weight(self, count: Tensor | int) -> Tensor | float:
+        """What to multiply the mean loss of the next batch, of `count` tokens, by."""
+        if isinstance(count, Tensor):
+            count = count.double()  # divided, integers would become float32
+        if isinstance(self.total, int) and self.total == 0:
+            self.first = self._over_ranks(count)
+        self.total = self.total + count
+        return self.num_ranks * count / self.first
+
+    def correction(self) -> Tensor | float:
+        """What to multiply the gradient of the sum of these losses by."""
+        return self.first / self._over_ranks(self.total)
+
+    def _over_ranks(self, count: Tensor | int) -> Tensor | int:
+        if self.num_ranks == 1:
+            return count
+        total = torch.as_tensor(count, dtype=torch.float64, device=self.device).clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 class Task(LightningModule):
     """A backbone with its loss and metrics.
 
-    A subclass builds its backbone from `slots` in `__init__`, and writes `training_step`,
-    `validation_step`, `test_step` and `configure_optimizers`; the training step adds
-    `auxiliary_loss()` to its loss, and the optimizer is given `parameter_groups(lr)`. What it logs
-    in validation and test under a name of `directions` becomes a measurement.
+    A subclass builds its backbone from `slots` in `__init__`, and writes `loss`, `validation_step`,
+    `test_step` and `configure_optimizers`, which gives the optimizer `parameter_groups(lr)`. What
+    it logs in validation and test under a name of `directions` becomes a measurement. What must be
+    written token by token is scored in `predict_step`, in a pass of its own over the test rows:
+    where that fails, the other scores are known already. Its scores are told in `measure`.
+
+    Its metrics keep their sums in float64, whatever the precision of the weights.
     """
 
     patterns: ClassVar[frozenset[Pattern]] = frozenset()
@@ -215,6 +261,7 @@ class Task(LightningModule):
         super().__init__()
         self.check_pattern(slots.pattern)
         self.slots = slots
+        self._window: _Window | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of each hook that it calls, forty times a step; what a module
@@ -223,6 +270,57 @@ class Task(LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move and cast the module; sums go where it goes, but stay as exact as they are."""
+        metrics = [(m, m.metric_state) for m in self.modules() if isinstance(m, Metric)]
+        super()._apply(fn, recurse)
+        for metric, state in metrics:
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    device = getattr(metric, name).device
+                    setattr(metric, name, value.to(device, torch.float64))
+                    metric._defaults[name] = cast(Tensor, metric._defaults[name]).double()
+        return self
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """See `LightningModule.log`, which averages a tensor in the tensor's precision."""
+        value = value.double() if isinstance(value, Tensor) else value
+        super().log(name, value, *args, **kwargs)
+
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor | int]:
+        """The mean loss of a training batch, and of how many tokens or values it is the mean."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss, with what the attentions add to it.
+
+        Where an update takes several batches, each token or value of them counts alike, in the last
+        and shorter update of an epoch too, as in fairseq; what the attentions add counts with the
+        tokens of its batch.
+        """
+        mean, count = self.loss(batch)
+        loss = mean + self.auxiliary_loss()
+        trainer = self._trainer
+        if trainer is None or trainer.accumulate_grad_batches * trainer.world_size == 1:
+            return loss
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._window = _Window(self.device)
+        assert self._window is not None
+        return loss * self._window.weight(count)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Divide the gradient by what the whole update counts, before it is clipped."""
+        trainer = self.trainer
+        if self._window is None or trainer.accumulate_grad_batches * trainer.world_size == 1:
+            return
+        # Lightning has divided each loss by the number of batches of a whole update.
+        factor = trainer.accumulate_grad_batches * self._window.correction()
+        if isinstance(factor, float) and factor == 1.0:
+            return
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All parameters for an optimizer of the learning rate `lr`.
@@ -244,9 +342,14 @@ class Task(LightningModule):
         return groups
 
     def auxiliary_loss(self) -> Tensor | float:
-        """What the attentions under test add to the loss of a training step, after their pass."""
-        losses = (attention.auxiliary_loss for attention in self.slots.under_test)
-        return sum(loss for loss in losses if loss is not None)
+        """What the attentions under test add to the loss of a training step, after their pass.
+
+        The mean over the attentions that have such a loss, so that its weight does not depend on
+        the depth of the backbone (as in MoH's code, the only mechanism with one so far).
+        """
+        given = [attention.auxiliary_loss for attention in self.slots.under_test]
+        losses = [loss for loss in given if loss is not None]
+        return sum(losses) / len(losses) if losses else 0.0
 
     @classmethod
     def check_pattern(cls, pattern: Pattern | Literal["all"]) -> None:
@@ -255,7 +358,7 @@ class Task(LightningModule):
             raise UnsupportedPattern(f"task {cls.__name__}", pattern, cls.patterns, "no such place")
 
     def measure(self) -> list[dict[str, Any]]:
-        """Measurements beyond the logged metrics, taken after the test.
+        """Measurements beyond the logged metrics, taken after the test and `predict_step`.
 
         Each has the fields of `runners.records.Measurement`.
         """

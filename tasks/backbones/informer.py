@@ -252,4 +252,4 @@ class MaskedProbSparse(nn.Module):
         sums = v.cumsum(dim=-2, dtype=torch.promote_types(v.dtype, torch.float32))
         mixed = sums.scatter(2, rows, attended.to(sums.dtype))
         # Read as (B, N, E) without putting the positions before the heads: the "mix".
-        return self.out_proj(mixed.reshape(x.shape))
+        return self.out_proj(mixed.to(v.dtype).reshape(x.shape))

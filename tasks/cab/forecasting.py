@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from attentions.base import Pattern
 from tasks.backbones.informer import Informer
 from tasks.base import AttentionSlots, Task
 from tasks.cab.forecasting_data import Batch
+from tasks.metrics.mean import Mean
 
 
 class Forecasting(Task):
@@ -36,19 +36,20 @@ class Forecasting(Task):
         super().__init__(slots)
         self.forecast = Informer(slots, **sizes)
         # These count values; a mean of batch means would misweigh the shorter last batch.
-        self.scores = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+        self.mse, self.mae = Mean(), Mean()
         self.lr = lr
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Mean squared error."""
         forecast = self.forecast(batch.past, batch.times).float()
-        return F.mse_loss(forecast, batch.future) + self.auxiliary_loss()
+        return F.mse_loss(forecast, batch.future.float()), batch.future.numel()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors."""
-        forecast = self.forecast(batch.past, batch.times).float()
-        self.scores.update(forecast.flatten(), batch.future.flatten())
-        self.log_dict(self.scores, on_step=False, on_epoch=True)
+        error = self.forecast(batch.past, batch.times).double() - batch.future.double()
+        self.mse.update(error.square().sum(), error.numel())
+        self.mae.update(error.abs().sum(), error.numel())
+        self.log_dict({"mse": self.mse, "mae": self.mae}, on_step=False, on_epoch=True)
 
     test_step = validation_step
 

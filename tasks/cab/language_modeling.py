@@ -71,11 +71,11 @@ class LanguageModeling(Task):
         self.lr, self.warmup_steps = lr, warmup_steps
         self.betas, self.weight_decay = betas, weight_decay
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Cross-entropy in nats."""
         logits = self.model.logits(self.model(batch.tokens)).float()
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
-        return loss + self.auxiliary_loss()
+        return loss, batch.targets.numel()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the tokens of blocks."""
@@ -106,7 +106,7 @@ class LanguageModeling(Task):
                 "direction": "lower",
                 "split": "test",
                 "seq_len": length,
-                "comment": f"sliding window, {int(metric.num_tokens)} tokens, the same for all "
+                "comment": f"sliding window, {int(metric.count)} tokens, the same for all "
                 "context lengths",
             }
             for length, metric in self._by_context_len()
@@ -144,11 +144,12 @@ class LanguageModeling(Task):
             batch.targets.flatten().split(TOKENS_AT_ONCE),
             strict=True,
         )
-        sums = [
-            F.cross_entropy(self.model.logits(h).float(), t, ignore_index=IGNORED, reduction="sum")
+        # Summed in float64: one addend of a float32 sum would lose digits to the others.
+        nll = [
+            F.cross_entropy(self.model.logits(h).float(), t, ignore_index=IGNORED, reduction="none")
             for h, t in pieces
         ]
-        return torch.stack(sums).double().sum(), (batch.targets != IGNORED).sum()
+        return torch.cat(nll).double().sum(), (batch.targets != IGNORED).sum()
 
     def _by_context_len(self) -> list[tuple[int, Perplexity]]:
         metrics = cast(Iterable[Perplexity], self.by_context_len)

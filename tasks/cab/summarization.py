@@ -2,7 +2,9 @@
 
 Source: Zhang et al., CAB, ICML 2023, arXiv:2210.07661; Fabbri et al., "Multi-News", ACL 2019.
 Departs from CAB: scores the likelihood too (`nll`), as ROUGE of greedy summaries partly measures
-how they degenerate, and can search by beams; the ROUGE of `tasks.cab.rouge`.
+how they degenerate, and can search by beams; the ROUGE of `tasks.cab.rouge`; where an update takes
+several batches, each token of them counts alike, as in fairseq (ParaGen averages the means of the
+batches, and drops the last, shorter update of an epoch).
 In: a document (B, N). Out: logits of its summary (B, M, V), or a summary written token by token.
 """
 
@@ -12,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from attentions.base import Pattern
 from tasks.backbones.transformer import Transformer
@@ -20,13 +21,14 @@ from tasks.base import AttentionSlots, Task
 from tasks.cab.rouge import METRICS, rouge_f1
 from tasks.cab.summarization_data import IGNORED, Batch, mark_numbers
 from tasks.decoding import Limits, beam_search, greedy_search
+from tasks.metrics.mean import Mean
 
 
 class Summarization(Task):
     """Say the summary of a document, trained on label-smoothed cross-entropy.
 
-    Logs `nll`, the mean negative log-likelihood of a token of the reference (nats, not smoothed),
-    and in the test ROUGE of the summaries that it writes.
+    Logs `nll`, the mean negative log-likelihood of a token of the reference (nats, not smoothed).
+    ROUGE is that of the summaries that it writes, in `predict_step`.
 
     Args:
         slots: Give the attentions.
@@ -98,32 +100,51 @@ class Summarization(Task):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        self.nll = MeanMetric()
-        self.rouge = nn.ModuleDict({name: MeanMetric() for name in METRICS})
+        self.nll = Mean()
+        self.rouge = nn.ModuleDict({name: Mean() for name in METRICS})
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Label-smoothed cross-entropy, the mean over the tokens of the batch."""
-        logits = self._logits(batch)
         loss = F.cross_entropy(
-            logits, batch.labels, ignore_index=IGNORED, label_smoothing=self.label_smoothing
+            self._logits(batch),
+            batch.labels,
+            ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
         )
-        return loss + self.auxiliary_loss()
+        return loss, (batch.labels != IGNORED).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the likelihood of each token."""
-        nll = F.cross_entropy(self._logits(batch), batch.labels, ignore_index=IGNORED)
-        # Weighed by tokens: batches, and summaries, have different numbers of them.
-        self.nll.update(nll, weight=(batch.labels != IGNORED).sum())
+        nll = F.cross_entropy(
+            self._logits(batch), batch.labels, ignore_index=IGNORED, reduction="none"
+        )
+        self.nll.update(nll.double().sum(), (batch.labels != IGNORED).sum())
         self.log("nll", self.nll, on_step=False, on_epoch=True)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The likelihood, and ROUGE of what is written."""
-        self.validation_step(batch, batch_idx)
+    test_step = validation_step
+
+    def on_predict_epoch_start(self) -> None:
+        """Forget what was written before."""
+        for name in METRICS:
+            self._rouge(name).reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score what is written."""
         for written, reference in zip(self.summarize(batch), batch.summaries, strict=True):
             for name, f1 in rouge_f1(written, reference).items():
-                self._rouge(name).update(f1)
-        for name in METRICS:
-            self.log(name, self._rouge(name), on_step=False, on_epoch=True)
+                self._rouge(name).update(f1, 1)
+
+    def measure(self) -> list[dict[str, Any]]:
+        """ROUGE of what was written."""
+        return [
+            {
+                "metric": name,
+                "value": float(self._rouge(name).compute()),
+                "direction": self.directions[name],
+                "split": "test",
+            }
+            for name in METRICS
+        ]
 
     def summarize(self, batch: Batch) -> list[str]:
         """The summaries that are written for the documents of a batch."""
@@ -157,8 +178,8 @@ class Summarization(Task):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _rouge(self, name: str) -> MeanMetric:
-        return cast(MeanMetric, self.rouge[name])
+    def _rouge(self, name: str) -> Mean:
+        return cast(Mean, self.rouge[name])
 
     def _logits(self, batch: Batch) -> Tensor:
         """(B, V, M), as cross-entropy takes them."""

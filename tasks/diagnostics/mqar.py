@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from attentions.base import Pattern
 from tasks.backbones.recall import RecallDecoder
 from tasks.base import AttentionSlots, Task, TaskData
+from tasks.metrics.mean import Mean
 
 IGNORED = -100
 """In place of an answer, where an example has fewer pairs than another."""
@@ -213,7 +213,6 @@ class Mqar(Task):
     patterns = frozenset({Pattern.CAUSAL_SELF})
     directions: ClassVar = {"accuracy": "higher"}
     backbone = "Zoology"
-    solved: Tensor
 
     def __init__(
         self,
@@ -231,33 +230,33 @@ class Mqar(Task):
             raise ValueError(f"mqar: cooldown must be in (0, 1] or null, got {cooldown}")
         self.decoder = RecallDecoder(slots, **sizes)
         self.seq_len = sizes["seq_len"]
-        self.accuracy = MeanMetric()
+        self.accuracy = Mean()
         self.num_pairs = list(num_pairs)
-        self.by_pairs = nn.ModuleList(MeanMetric() for _ in num_pairs)
+        self.by_pairs = nn.ModuleList(Mean() for _ in num_pairs)
         self.lr, self.weight_decay, self.cooldown = lr, weight_decay, cooldown
         self.stop_accuracy = stop_accuracy
-        # A buffer, so that a run killed after its last epoch does not go on when resumed.
-        self.register_buffer("solved", torch.tensor(False))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the queries."""
         logits = self.decoder(batch.tokens, batch.positions).float()
         answers = batch.answers.flatten()
         loss = F.cross_entropy(logits.flatten(0, 1), answers, ignore_index=IGNORED)
-        return loss + self.auxiliary_loss()
+        return loss, (answers != IGNORED).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the examples by their share of right answers."""
-        self.accuracy.update(self._right(batch)[0])
+        right, _ = self._right(batch)
+        self.accuracy.update(right.sum(), len(right))
         self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same, and apart for each number of pairs."""
         right, num_queries = self._right(batch)
-        self.accuracy.update(right)
+        self.accuracy.update(right.sum(), len(right))
         self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
         for pairs, metric in self._by_pairs():
-            metric.update(right[num_queries == pairs])
+            chosen = right[num_queries == pairs]
+            metric.update(chosen.sum(), len(chosen))
 
     def measure(self) -> list[dict[str, Any]]:
         """The test accuracy for each number of pairs."""
@@ -277,15 +276,10 @@ class Mqar(Task):
         for _, metric in self._by_pairs():
             metric.reset()
 
-    def on_train_start(self) -> None:
-        """Do not go on after the end, when a finished run is resumed."""
-        self.trainer.should_stop = bool(self.solved)
-
     def on_validation_epoch_end(self) -> None:
         """Stop when the task is solved."""
-        if self.stop_accuracy is not None and self.trainer.state.fn == "fit":
-            self.solved.fill_(self.accuracy.compute() > self.stop_accuracy)
-            self.trainer.should_stop = bool(self.solved)
+        if self.stop_accuracy is not None and self.accuracy.compute() > self.stop_accuracy:
+            self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Any:
         """AdamW, with the learning rate falling to 0 at the last step."""
@@ -304,11 +298,11 @@ class Mqar(Task):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    def _by_pairs(self) -> Iterator[tuple[int, MeanMetric]]:
-        return zip(self.num_pairs, cast(Iterable[MeanMetric], self.by_pairs), strict=True)
+    def _by_pairs(self) -> Iterator[tuple[int, Mean]]:
+        return zip(self.num_pairs, cast(Iterable[Mean], self.by_pairs), strict=True)
 
     def _right(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The share of right answers of each example (B,), and its number of queries (B,)."""
         predicted = self.decoder(batch.tokens, batch.positions).argmax(dim=-1)
         num_queries = (batch.answers != IGNORED).sum(dim=1)
-        return (predicted == batch.answers).sum(dim=1) / num_queries, num_queries
+        return (predicted == batch.answers).sum(dim=1).double() / num_queries, num_queries

@@ -1,13 +1,13 @@
-"""One run and its record; sweeps are in test_sweep.py."""
+"""One run and its record; what is killed and resumed, or diverges, is in test_training.py."""
 
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from runners import cli
 from runners.records import Record, RecordStore, Status
-from tests.runners import toy
 
 HERE = Path(__file__).parent
 TOY = ["train", "--config-dir", str(HERE / "conf"), "task=toy/tiny", "device=cpu"]
@@ -96,51 +96,6 @@ def test_a_mishap_becomes_a_status_and_is_tried_again(
     assert not record.status.is_final
 
 
-@pytest.mark.parametrize("lr", [0.003, 0.6])
-def test_an_interrupted_run_ends_with_the_numbers_of_one_that_was_not(
-    lr: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-
-    def stop_in_the_third_epoch() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 25:
-            raise RuntimeError("stopped")
-
-    # The mishap is part of the settings, so both runs have it; only one meets it.
-    settings = ("task.model.mishap=fail", f"task.model.lr={lr}")
-    monkeypatch.setitem(toy.MISHAPS, "fail", lambda: None)
-    _, whole = train(monkeypatch, tmp_path / "whole", *settings)
-    monkeypatch.setitem(toy.MISHAPS, "fail", stop_in_the_third_epoch)
-    _, broken = train(monkeypatch, tmp_path / "broken", *settings)
-    assert broken.status is Status.FAILED
-    _, resumed = train(monkeypatch, tmp_path / "broken", *settings)
-    assert calls == 25 + 10  # the third epoch alone was run again
-    assert resumed.status is Status.OK
-
-    def quality(record: Record) -> list[object]:
-        return [(m.split, m.step, m.value) for m in record.measurements if m.metric == "mse"]
-
-    assert quality(resumed) == quality(whole)  # bit for bit, the curve too
-    first, second, *_ = (m.value for m in whole.measurements if m.split == "validation")
-    assert first is not None
-    assert second is not None
-    assert (second < first) == (lr < 0.1)  # at the high rate the second epoch is not the best
-    assert not (tmp_path / "broken" / "train" / "checkpoints" / resumed.run_id).exists()
-
-
-def test_a_damaged_checkpoint_starts_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, first = train(monkeypatch, tmp_path, "run.keep_checkpoints=true")
-    last = tmp_path / "train" / "checkpoints" / first.run_id / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:100])
-    _, again = train(monkeypatch, tmp_path, "run.force=true")
-    assert again.status is Status.OK
-    assert f"unreadable checkpoint {last}" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -189,6 +144,13 @@ def test_what_cannot_run_is_a_record_and_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_cuda_without_cuda_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    _, record = train(monkeypatch, tmp_path, "device=cuda")
+    assert record.status is Status.UNAVAILABLE
+    assert record.error == "device cuda: torch sees no CUDA device on this machine"
 
 
 def test_a_results_folder_that_cannot_be_written_is_one_line(

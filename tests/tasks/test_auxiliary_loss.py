@@ -25,7 +25,7 @@ def test_the_loss_of_a_step_has_the_auxiliary_losses(task: str) -> None:
         torch.manual_seed(0)  # the same dropout
         losses.append(model.training_step(batch, 0))
     added = losses[1] - losses[0]
-    assert added.item() == pytest.approx(0.5 * len(model.slots.under_test), abs=1e-5)
+    assert added.item() == pytest.approx(0.5, abs=1e-5)  # the mean over the attentions
 
 
 def test_a_balance_loss_trains_the_router() -> None:
@@ -34,5 +34,15 @@ def test_a_balance_loss_trains_the_router() -> None:
     model.training_step(next(iter(data.train_dataloader())), 0)
     losses = [attention.auxiliary_loss for attention in model.slots.under_test]
     assert all(loss.item() > 0 for loss in losses)
-    assert model.auxiliary_loss().item() == pytest.approx(sum(loss.item() for loss in losses))
+    mean = sum(loss.item() for loss in losses) / len(losses)
+    assert model.auxiliary_loss().item() == pytest.approx(mean)
     assert all(loss.requires_grad for loss in losses)
+
+
+def test_layers_without_an_auxiliary_loss_do_not_dilute_it() -> None:
+    model = build_model("mqar/tiny", build_data("mqar/tiny"), "softmax", "causal_self")
+    assert model.auxiliary_loss() == 0.0
+    first, *others = model.slots.under_test
+    assert others
+    first.auxiliary_loss = torch.tensor(0.5)
+    assert model.auxiliary_loss().item() == 0.5

@@ -92,6 +92,48 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_of_all_sequences(
         assert written.log_probs[item].item() == pytest.approx(table.log_prob(item, best), abs=1e-4)
 
 
+def searched_by_hand(table: Table, item: int, num_beams: int, penalty: float) -> tuple[int, ...]:
+    """Beam search with sorted lists: all continuations of the live beginnings, best first."""
+    live: list[tuple[int, ...]] = [()]
+    ended: list[tuple[int, ...]] = []
+    while len(ended) < num_beams:
+        grown = [(*tokens, token) for tokens in live for token in (EOS, 3, 4)]
+        grown.sort(key=lambda tokens: table.log_prob(item, tokens), reverse=True)
+        is_last = len(grown[0]) == MAX_LEN
+        ended += [tokens for tokens in grown[:num_beams] if is_last or tokens[-1] == EOS]
+        if is_last:
+            break
+        live = [tokens for tokens in grown if tokens[-1] != EOS][:num_beams]
+    return max(ended, key=lambda tokens: table.log_prob(item, tokens) / len(tokens) ** penalty)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), num_beams=st.integers(2, 4))
+def test_beams_that_end_leave_their_places_to_others(seed: int, num_beams: int) -> None:
+    table = Table(seed, num_items=2)
+    table.logits[:, :, EOS] += 1.0  # often all of the best candidates end
+    written = beam_search(
+        table.step, *table.begin(), LIMITS, num_beams=num_beams, length_penalty=2.0
+    )
+    expected = [searched_by_hand(table, item, num_beams, 2.0) for item in range(2)]
+    assert unpadded(written) == expected
+
+
+def test_a_beginning_behind_all_the_ends_stays_alive() -> None:
+    table = Table(seed=0, num_items=1)
+    table.logits[:] = -9.0
+    table.logits[0, :, [3, 4]] = 0.0
+    root, three, four = 1, VOCAB + 3, VOCAB + 4
+    choices = torch.tensor([[-9.0, 0.2, 0.0], [0.9, 1.0, -9.0], [0.9, 0.6, -9.0]])
+    for prefix, logits in zip((root, three, four), choices, strict=True):
+        table.logits[0, prefix, [EOS, 3, 4]] = logits
+    # Of two tokens: 3 3 (0.29), 3 EOS (0.26), 4 EOS (0.26), 4 3 (0.19), which goes on surely.
+    for prefix in (four * VOCAB + 3, (four * VOCAB + 3) * VOCAB + 3):
+        table.logits[0, prefix, 3] = 9.0
+    written = beam_search(table.step, *table.begin(), LIMITS, num_beams=2, length_penalty=2.0)
+    assert unpadded(written) == [(4, 3, 3, 3)]
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**31), penalty=st.sampled_from([0.0, 1.0, 3.0]))
 def test_one_beam_is_greedy(seed: int, penalty: float) -> None:

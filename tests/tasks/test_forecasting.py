@@ -251,6 +251,22 @@ def test_the_scores_are_means_over_all_values() -> None:
     assert scores["mae"] == pytest.approx(error.abs().mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("pattern", ["noncausal_self", "noncausal_cross"])
+def test_a_model_in_half_precision_trains_and_is_scored_in_float64(pattern: str) -> None:
+    data = build_data(TINY, num_windows=64, batch_size=8)
+    model = build_model(TINY, data, "softmax", pattern)
+    trainer = quiet_trainer(precision="bf16-true", max_epochs=1)
+    trainer.fit(model, data)
+    scores = trainer.test(model, data, verbose=False)[0]
+    batch = data.test[torch.arange(8)]
+    past, future, times = (part.bfloat16() for part in batch)
+    with torch.no_grad():
+        error = model.eval().forecast(past, times).double() - future.double()
+    assert error.dtype == torch.float64
+    assert scores["mse"] == pytest.approx(error.square().mean().item(), rel=1e-9)
+    assert scores["mae"] == pytest.approx(error.abs().mean().item(), rel=1e-9)
+
+
 def test_the_rate_is_halved_after_the_second_epoch_and_each_later_one() -> None:
     data = build_data(TINY, num_windows=64, batch_size=8)
     model = build_model(TINY, data, "none", Pattern.NONCAUSAL_SELF, lr=8.0)

@@ -166,8 +166,20 @@ def test_nll_is_the_mean_over_tokens_whatever_the_batches(data: SummarizationDat
         for row in range(4):
             model.validation_step(row_of(batch, row), row)
     # float32, and sums in another order
-    assert_close(together, -told.mean(), rtol=1e-5, atol=1e-5)
-    assert_close(model.nll.compute(), -told.mean(), rtol=1e-5, atol=1e-5)
+    expected = -told.double().mean()
+    assert_close(together, expected, rtol=1e-5, atol=1e-5)
+    assert_close(model.nll.compute(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_without_a_likelihood_does_not_vanish_from_the_mean(
+    data: SummarizationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = unlogged(build(data))
+    batch = ragged_batch(data)
+    model.validation_step(batch, 0)
+    monkeypatch.setattr(model, "_logits", lambda _: torch.full((4, 9, 7), torch.nan))
+    model.validation_step(batch._replace(labels=batch.labels.clamp(max=8)), 1)
+    assert model.nll.compute().isnan()
 
 
 def test_the_loss_is_smoothed_over_the_vocabulary(data: SummarizationData) -> None:
@@ -177,8 +189,9 @@ def test_the_loss_is_smoothed_over_the_vocabulary(data: SummarizationData) -> No
     for log_probs, labels in zip(token_log_probs(model, batch), batch.labels, strict=True):
         told = log_probs.gather(1, labels[labels != IGNORED][:, None])[:, 0]
         losses.append(-(0.7 * told + 0.3 * log_probs.mean(dim=1)))
-    loss = model.training_step(batch, 0)
+    loss, num_tokens = model.loss(batch)
     assert_close(loss, torch.cat(losses).mean(), rtol=1e-5, atol=1e-5)
+    assert num_tokens == 7 + 5 + 2 + 1
 
 
 def test_the_learning_rate_warms_up_and_falls_with_the_root(data: SummarizationData) -> None:
@@ -199,13 +212,17 @@ def test_the_learning_rate_warms_up_and_falls_with_the_root(data: SummarizationD
 def test_the_test_scores_what_is_written(data: SummarizationData, num_beams: int) -> None:
     model = build(data, num_beams=num_beams, min_summary_len=2)
     few = build_data(TINY, max_test_items=5, eval_batch_size=2)
-    (logged,) = quiet_trainer().test(model, few, verbose=False)
+    trainer = quiet_trainer()
+    (logged,) = trainer.test(model, few, verbose=False)
+    for _ in range(2):  # the second time forgets the first
+        trainer.predict(model, few.test_dataloader(), return_predictions=False)
+    measured = {m["metric"]: m["value"] for m in model.measure()}
     model.eval()
     batch = few.test[torch.arange(5)]
     written = model.summarize(batch)
     for name in METRICS:
         scores = [rouge_f1(*pair)[name] for pair in zip(written, batch.summaries, strict=True)]
-        assert logged[name] == pytest.approx(sum(scores) / 5)
+        assert measured[name] == pytest.approx(sum(scores) / 5)
     logits = model.transformer(batch.source, batch.target, batch.source_padding)
     expected = F.cross_entropy(logits.mT, batch.labels).item()
     assert logged["nll"] == pytest.approx(expected, rel=1e-5)
@@ -225,8 +242,11 @@ def test_a_perfect_model_scores_a_hundred(
 ) -> None:
     model = build(data)
     monkeypatch.setattr(Summarization, "summarize", lambda self, batch: batch.summaries)
-    (logged,) = quiet_trainer().test(model, build_data(TINY, max_test_items=4), verbose=False)
-    assert {name: logged[name] for name in METRICS} == dict.fromkeys(METRICS, 100.0)
+    few = build_data(TINY, max_test_items=4).test_dataloader()
+    # The sums of a model in half precision are none in half precision.
+    trainer = quiet_trainer(precision="bf16-true")
+    trainer.predict(model, few, return_predictions=False)
+    assert {m["metric"]: m["value"] for m in model.measure()} == dict.fromkeys(METRICS, 100.0)
 
 
 def test_bad_settings_are_told(data: SummarizationData) -> None:

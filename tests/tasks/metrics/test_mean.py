@@ -1,14 +1,15 @@
-"""Perplexity over tokens."""
+"""Means, and perplexity, over what was counted."""
 
 import math
 
 import pytest
 import torch
 
+from tasks.metrics.mean import Mean
 from tasks.metrics.perplexity import Perplexity
 
 
-def test_it_counts_tokens_and_not_batches() -> None:
+def test_perplexity_counts_tokens_and_not_batches() -> None:
     metric = Perplexity()
     metric.update(torch.tensor(3 * math.log(2)), 3)
     metric.update(torch.tensor(math.log(32)), torch.tensor(1))
@@ -17,11 +18,18 @@ def test_it_counts_tokens_and_not_batches() -> None:
 
 
 def test_small_terms_are_not_lost_in_a_large_sum() -> None:
-    metric = Perplexity()
+    metric = Mean()
     metric.update(torch.tensor(2.0**24), 2**24)
     for _ in range(1000):  # in float32, 2^24 + 1 is 2^24
         metric.update(torch.tensor(1.0), 0)
-    assert float(metric.total_nll) == 2**24 + 1000
+    assert float(metric.total) == 2**24 + 1000
+
+
+def test_a_batch_that_is_nan_does_not_vanish() -> None:
+    metric = Mean()
+    for total in (5.0, math.nan, 6.0):
+        metric.update(torch.tensor(total), 1)
+    assert math.isnan(metric.compute())
 
 
 def test_reset_forgets() -> None:
