@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.progress import Progress, deaths
+from runners.progress import Progress
 from runners.records import RecordStore, Status
 
 HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ def test_a_half_written_line_of_progress_is_left_for_later(tmp_path: Path) -> No
     with (tmp_path / "progress").open("a") as file:
         file.write('{"run_id": "a1", "na')
     assert [event.kind for event in progress.events()] == ["started"]
-    assert deaths(progress.events())["a1"] == 1
+    assert progress.deaths()["a1"] == 1
 
 
 def test_a_run_let_in_by_a_death_is_not_blamed_for_its_own(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_run_let_in_by_a_death_is_not_blamed_for_its_own(tmp_path: Path) -> No
     progress.launch()
     progress.start("guilty", "guilty")  # alone, and dead again
     progress.start("innocent", "innocent")  # let in by that death, killed with the pool
-    assert deaths(progress.events()) == {"guilty": 2, "innocent": 1}
+    assert progress.deaths() == {"guilty": 2, "innocent": 1}
     progress.launch()
     progress.start("innocent", "innocent")  # alone, beside no death but its own
-    assert deaths(progress.events()) == {"guilty": 2, "innocent": 2}
+    assert progress.deaths() == {"guilty": 2, "innocent": 2}
