@@ -23,7 +23,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from attentions.base import Unavailable, UnsupportedPattern
-from runners import checkpoints
+from runners import ownership
 from runners.environment import environment
 from runners.identity import Identity, described, identify, labels, run_name, supersedes
 from runners.measure import is_out_of_memory
@@ -105,7 +105,7 @@ def _attempt(
             if notes and progress.path is None:
                 print(f"attnbench: {name}: {notes}", file=sys.stderr, flush=True)
             record = _measured(command, measure, run, identity)
-            checkpoints.release(run.folder)
+            ownership.release(run.folder)
             # Before another may run, and die, beside it.
             _end(store, progress, name, record, notes)
     return record
@@ -143,7 +143,7 @@ def _notes(store: RecordStore, identity: Identity, run: Run, *, anew: bool) -> s
         "attnbench": identity.sources["attnbench"],
         "torch": torch.__version__,
     }
-    notes = [checkpoints.claim(run.folder, code, anew=anew)]
+    notes = [ownership.claim(run.folder, code, anew=anew)]
     notes += [supersedes(before, identity)] if before is not None else []
     return "; ".join(note for note in notes if note)
 

@@ -17,6 +17,8 @@ from runners import cli
 from runners.records import RecordStore, Status
 from runners.run import Run, execute
 from runners.stopping import Stopped, stoppable
+from tests.runners import toy
+from tests.runners.test_train import train
 
 
 @pytest.fixture
@@ -90,6 +92,24 @@ def test_every_way_to_end_is_a_row_with_what_was_measured_before(
     store = RecordStore(Path(config.run.results) / config.run.sweep)
     assert store.path(record.run_id).exists()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step", "test_step"])
+def test_a_stop_iteration_in_a_step_is_no_early_end(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lightning takes it for the end of the batches: the run would end well, with 0 steps.
+    class Stops(toy.Toy):
+        def forward(self) -> None:
+            next(iter(()))
+
+    setattr(Stops, step, lambda self, batch, batch_idx: self())
+    Stops.__init_subclass__()
+    monkeypatch.setattr(toy, "Toy", Stops)
+    code, record = train(monkeypatch, tmp_path, "trainer.max_epochs=1")
+    assert code == 1
+    assert record.status is Status.FAILED
+    assert "raised StopIteration" in record.error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -239,7 +259,7 @@ def test_a_changed_data_file_is_a_new_run(
     assert execute("train", nothing, config).run_id != first.run_id
 
 
-def test_a_run_resumes_by_its_own_code_and_says_so(
+def test_a_run_resumes_from_a_checkpoint_of_its_own_code_alone(
     config: DictConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.run.force = False
@@ -248,7 +268,7 @@ def test_a_run_resumes_by_its_own_code_and_says_so(
     def killed(run: Run) -> None:
         begun.append(sorted(path.name for path in run.folder.glob("*")))
         run.folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"epoch": 2}, run.folder / "last.ckpt")
+        (run.folder / "last.ckpt").touch()
         raise Stopped(signal.SIGTERM)
 
     def start() -> str:
@@ -258,7 +278,7 @@ def test_a_run_resumes_by_its_own_code_and_says_so(
 
     monkeypatch.setattr("runners.run._measured", lambda command, measure, run, _: measure(run))
     assert start() == ""
-    assert "resumes after epoch 3, from the checkpoint of 20" in start()
+    assert start() == ""
     assert begun == [[], ["last.ckpt"]]
     # The same settings, and other code of ours.
     monkeypatch.setattr("runners.fingerprint.package_digest", lambda: "another")
@@ -266,7 +286,8 @@ def test_a_run_resumes_by_its_own_code_and_says_so(
     assert "starts anew: other code made the checkpoint" in told
     assert told.count("\n") == 1
     assert begun[2] == []
-    assert "resumes after epoch 3" in start()
+    assert start() == ""
+    assert begun[3] == ["last.ckpt"]
     config.run.force = True
     assert "starts anew, as run.force=true asks" in start()
     assert begun[4] == []

@@ -1,12 +1,9 @@
-"""Whose checkpoints lie in the folder of a run: a run goes on from its own code's alone."""
+"""Whose checkpoints lie in the folder of a run: a run resumes from those of its own code alone."""
 
 import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 
 def claim(folder: Path, code: dict[str, Any], *, anew: bool) -> str:
@@ -29,8 +26,6 @@ def claim(folder: Path, code: dict[str, Any], *, anew: bool) -> str:
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
             told = f"starts anew: other code made the checkpoint, which is now in {aside}"
-        else:
-            told = _point(folder / "last.ckpt")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _note(folder).write_text(json.dumps(code))
     return told
@@ -51,14 +46,3 @@ def _owner(folder: Path) -> Any:
 
 def _note(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")  # beside it: the training may empty it
-
-
-def _point(last: Path) -> str:
-    try:
-        # mmap: of the weights nothing is read.
-        saved = torch.load(last, map_location="meta", mmap=True, weights_only=True)
-        epoch = int(saved["epoch"])
-    except Exception:  # whatever a damaged archive raises; the training tells of it
-        return ""
-    written = datetime.fromtimestamp(last.stat().st_mtime, UTC)
-    return f"resumes after epoch {epoch + 1}, from the checkpoint of {written:%Y-%m-%d %H:%M} UTC"
