@@ -24,28 +24,43 @@ NO_PATHS = ("generated", "hub")
 """What `task.data.source` can be beside a path."""
 
 
-def sources(settings: Mapping[str, Any], cache: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class Dependence:
+    """What of a configuration can name code or data.
+
+    Attributes:
+        texts: Settings that are text, by their dotted names; a file may yet come to be there.
+        outputs: Folders that runs write to, which are no data even where they lie among them.
+    """
+
+    texts: Mapping[str, str]
+    outputs: tuple[str, ...]
+
+
+def dependence(settings: Mapping[str, Any]) -> Dependence:
+    """What the whole resolved configuration can depend on."""
+    texts = dict(_leaves({key: value for key, value in settings.items() if key != "run"}))
+    named = ("task.", "attention.")
+    kept = {p: v for p, v in texts.items() if p.startswith(named) or p.endswith("_target_")}
+    outputs = settings["run"]["results"], texts.get("task.data.cache_dir")
+    return Dependence(kept, tuple(folder for folder in outputs if folder))
+
+
+def sources(on: Dependence, cache: Path) -> dict[str, str]:
     """A hash of each thing that the numbers of a run depend on, by its name.
 
     Modules outside the package go by their dotted names, data files by the setting that names them,
     and the package itself as `attnbench`.
 
     Args:
-        settings: The whole resolved configuration.
+        on: See `dependence`.
         cache: A folder for the hashes of data files; losing it costs time alone.
     """
-    outside = {key: value for key, value in settings.items() if key != "run"}
-    targets = [v for path, v in _leaves(outside) if path.endswith("_target_")]
-    data = {path: digest_of(Path(v), cache, outputs(settings)) for path, v in _files(outside)}
+    targets = [value for path, value in on.texts.items() if path.endswith("_target_")]
+    outputs = tuple(Path(folder).resolve() for folder in on.outputs)
+    data = {path: digest_of(Path(value), cache, outputs) for path, value in _files(on.texts)}
     known = {path: digest for path, digest in data.items() if digest is not None}
     return {**modules(targets), **known, "attnbench": package_digest()}
-
-
-def outputs(settings: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Folders that runs write to, which are no data even where they lie among them."""
-    task = settings.get("task") or {}
-    written = [settings["run"]["results"], (task.get("data") or {}).get("cache_dir")]
-    return tuple(Path(folder).resolve() for folder in written if folder)
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -60,14 +75,13 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(value, f"{path}.{number}")
 
 
-def _files(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _files(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The settings that name a file; a folder only where a path is expected, or spelt out."""
-    for path, value in _leaves(settings):
-        if value in NO_PATHS or path.endswith("cache_dir"):
+    for path, value in texts.items():
+        if value in NO_PATHS or path.endswith(("cache_dir", "_target_")):
             continue
         is_source = path.startswith("task.data.source") or "/" in value
-        is_there = os.path.isfile(value) or (is_source and os.path.isdir(value))
-        if path.startswith(("task.", "attention.")) and is_there:
+        if os.path.isfile(value) or (is_source and os.path.isdir(value)):
             yield path, value
 
 

@@ -5,16 +5,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from attentions.registry import load, names
 from runners.environment import environment, version
-from runners.fingerprint import PACKAGES, sources
-from runners.records import Record, run_id, settings_id
+from runners.fingerprint import PACKAGES, dependence, sources
+from runners.records import Record, identified, settings_id
 
+CACHE = ".contents"
 AXES = ("task", "attention", "pattern", "seed", "device", "experiment", "run", "hydra")
 
 
@@ -25,26 +26,19 @@ class Identity:
     Attributes:
         run_id: The name of its record.
         settings_id: See `Record`.
-        settings: The whole resolved configuration.
         sources: See `Record`.
     """
 
     run_id: str
     settings_id: str
-    settings: Mapping[str, Any]
     sources: Mapping[str, str]
 
 
-def identify(command: str, config: DictConfig) -> Identity:
-    """The identity of the run of `config`, with the code and data that are there now."""
-    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    found = sources(settings, Path(config.run.results) / ".contents")
-    return Identity(
-        run_id(command, settings, found, version()),
-        settings_id(command, settings),
-        settings,
-        found,
-    )
+def identify(command: str, settings: Mapping[str, Any]) -> Identity:
+    """The identity of the run of `settings`, whole and resolved, with the code and data of now."""
+    found = sources(dependence(settings), Path(settings["run"]["results"]) / CACHE)
+    own = settings_id(command, settings)
+    return Identity(identified(own, found, version()), own, found)
 
 
 def labels(config: DictConfig, hydra: Any = None) -> dict[str, Any]:

@@ -109,17 +109,21 @@ def run_id(
     sources: Mapping[str, str] | None = None,
     version: str | None = None,
 ) -> str:
-    """The identity of a run: hashes of its settings, and of what else determines its result.
+    """The identity of a run: hashes of its settings, and of what else determines its result."""
+    return identified(settings_id(command, config), sources or {}, version)
+
+
+def identified(settings_id: str, sources: Mapping[str, str], version: str | None) -> str:
+    """The run_id of these settings with this code and these data.
 
     Args:
-        command: The command.
-        config: The whole resolved configuration.
+        settings_id: See `settings_id`.
         sources: See `runners.fingerprint.sources`. The code of the package itself is recorded, but
             only its version is part of the identity.
         version: The version of the package.
     """
-    others = {name: digest for name, digest in (sources or {}).items() if name != "attnbench"}
-    return f"{settings_id(command, config)}-{_hash([version, others])[:8]}"
+    others = {name: digest for name, digest in sources.items() if name != "attnbench"}
+    return f"{settings_id}-{_hash([version, others])[:8]}"
 
 
 def _hash(content: Any) -> str:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
 from runners import ownership
@@ -69,15 +69,14 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
     """
     record = None
     while record is None:
-        record = _attempt(command, measure, config, identify(command, config))
+        record = _attempt(command, measure, config)
     return record
 
 
-def _attempt(
-    command: str, measure: Callable[[Run], None], config: DictConfig, identity: Identity
-) -> Record | None:
+def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -> Record | None:
     """See `execute`; None if the code or the data changed before the run could begin."""
-    columns = labels(config)
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    identity, columns = identify(command, settings), labels(config)
     name = run_name(columns, HydraConfig.get().overrides.task)
     store = RecordStore(Path(config.run.results) / config.run.sweep)
     progress = Progress.at(config.run.progress)
@@ -93,18 +92,20 @@ def _attempt(
         num_deaths = progress.deaths()[identity.run_id]
         if num_deaths > 1:
             error = "the worker process died twice in this run, perhaps for want of memory"
-            record = _record(command, identity, columns, Status.FAILED, environment(), error=error)
+            record = _record(
+                command, identity, settings, columns, Status.FAILED, environment(), error=error
+            )
             _end(store, progress, name, record)
             return record
         run = Run(identity.run_id, config, store.folder / "checkpoints" / identity.run_id, columns)
         with _company(store, alone=num_deaths > 0):
-            if identify(command, config) != identity:  # others have held the run, or the company
+            if identify(command, settings) != identity:  # others have held the run, or the company
                 return None
             notes = _notes(store, identity, run, anew=config.run.force and not num_deaths)
             progress.start(identity.run_id, name, notes)
             if notes and progress.path is None:
                 print(f"attnbench: {name}: {notes}", file=sys.stderr, flush=True)
-            record = _measured(command, measure, run, identity)
+            record = _measured(command, measure, run, identity, settings)
             ownership.release(run.folder)
             # Before another may run, and die, beside it.
             _end(store, progress, name, record, notes)
@@ -148,7 +149,13 @@ def _notes(store: RecordStore, identity: Identity, run: Run, *, anew: bool) -> s
     return "; ".join(note for note in notes if note)
 
 
-def _measured(command: str, measure: Callable[[Run], None], run: Run, identity: Identity) -> Record:
+def _measured(
+    command: str,
+    measure: Callable[[Run], None],
+    run: Run,
+    identity: Identity,
+    settings: dict[str, Any],
+) -> Record:
     status, error, trace = Status.OK, "", ""
     if run.config.run.threads is not None:
         torch.set_num_threads(run.config.run.threads)
@@ -169,6 +176,7 @@ def _measured(command: str, measure: Callable[[Run], None], run: Run, identity: 
     return _record(
         command,
         identity,
+        settings,
         run.labels,
         status,
         place,
@@ -183,6 +191,7 @@ def _measured(command: str, measure: Callable[[Run], None], run: Run, identity: 
 def _record(
     command: str,
     identity: Identity,
+    settings: dict[str, Any],
     labels: dict[str, Any],
     status: Status,
     place: dict[str, Any],
@@ -192,7 +201,7 @@ def _record(
         run_id=identity.run_id,
         command=command,
         status=status,
-        config=identity.settings,
+        config=settings,
         environment=place,
         settings_id=identity.settings_id,
         sources=identity.sources,

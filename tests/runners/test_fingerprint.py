@@ -11,7 +11,7 @@ import pytest
 
 from runners import contents, fingerprint
 from runners.contents import digest_of
-from runners.fingerprint import modules, sources
+from runners.fingerprint import dependence, modules
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -30,6 +30,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(fingerprint, "_seen", {})
     return folder
+
+
+def sources(settings: dict[str, Any], cache: Path) -> dict[str, str]:
+    return fingerprint.sources(dependence(settings), cache)
 
 
 MINE = "class Mine: ..."

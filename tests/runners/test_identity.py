@@ -120,7 +120,7 @@ def record(identity: str, **fields: Any) -> Record:
 
 
 def identity(sources: dict[str, str]) -> Identity:
-    return Identity("a-2", "a", {}, sources | {"attnbench": fingerprint.package_digest()})
+    return Identity("a-2", "a", sources | {"attnbench": fingerprint.package_digest()})
 
 
 def test_a_record_by_other_code_of_ours_names_both() -> None:

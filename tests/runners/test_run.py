@@ -276,7 +276,7 @@ def test_a_run_resumes_from_a_checkpoint_of_its_own_code_alone(
             execute("speed", killed, config)
         return capsys.readouterr().err
 
-    monkeypatch.setattr("runners.run._measured", lambda command, measure, run, _: measure(run))
+    monkeypatch.setattr("runners.run._measured", lambda command, measure, run, *_: measure(run))
     assert start() == ""
     assert start() == ""
     assert begun == [[], ["last.ckpt"]]
