@@ -8,10 +8,11 @@ import importlib
 import itertools
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from runners.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,6 +39,7 @@ attnbench COMMAND --cfg job shows the settings; docs/ tells the rest.
 """
 
 COMMANDS = ("list", "verify", "train", "speed", "report")
+RUNS = ("verify", "train", "speed")
 GROUPS = ("attention", "task", "pattern", "experiment")
 
 
@@ -50,13 +52,16 @@ def main() -> None:
     arguments = sys.argv[1:]
     status = 0
     try:
-        if _wants_help(arguments):
-            print(HELP, end="")
-        else:
-            status = _dispatch(arguments[0], arguments[1:])
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with stoppable():
+            if _wants_help(arguments):
+                print(HELP, end="")
+            else:
+                status = _dispatch(arguments[0], arguments[1:])
+            sys.stdout.flush()
+    except Stopped as stop:
+        how = _how_to_go_on(arguments) if arguments[0] in RUNS else ""
+        print(f"attnbench: {stop}{how}", file=sys.stderr)
+        status = stop.exit_code
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -67,6 +72,14 @@ def main() -> None:
         print(f"attnbench: error: {_one_line(error)}", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    unless = ", without run.force=true," if "run.force=true" in arguments else ""
+    return (
+        f"; the same command{unless} goes on from here: what is recorded is skipped, and training "
+        "resumes at its last checkpoint"
+    )
 
 
 def _wants_help(arguments: list[str]) -> bool:
@@ -123,16 +136,14 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
     """Run a sweep; when a worker process dies, take up what had not ended."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    from runners.progress import Progress, since_launch
+    from runners.progress import Progress, progress_file, since_launch
     from runners.sweep import Display
 
     # In the results folder, which every machine of a cluster sees.
     given = [a.partition("=")[2] for a in arguments if a.startswith("run.results=")]
-    results = Path(given[-1] if given else "results")
-    results.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=".sweep-", suffix=".jsonl", dir=results) as file:
-        sys.argv = [f"attnbench {command}", *arguments, f"run.progress={file.name}"]
-        progress, died_early = Progress(file.name), False
+    with progress_file(Path(given[-1] if given else "results")) as file:
+        sys.argv = [f"attnbench {command}", *arguments, f"run.progress={file}"]
+        progress, died_early = Progress(file), False
         while not died_early:
             progress.launch()
             try:
@@ -141,6 +152,10 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
             except TerminatedWorkerError:
                 # Each time, a run has died that is not started a third time, so this ends.
                 died_early = not since_launch(progress.events())
+            except Stopped:
+                if Display.current:  # gives the terminal back
+                    Display.current.close()
+                raise
         status = Display.current.finish() if Display.current else 0
     if died_early:
         raise UserError("the workers died before they began a run, perhaps for want of memory")

@@ -4,11 +4,15 @@ One run is one JSON file, written atomically. Many writers can share a folder; a
 be read is named and left out, never fatal and never overwritten by reading.
 """
 
+import fcntl
+import functools
 import hashlib
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -90,14 +94,41 @@ class UnreadableRecord(ValueError):
     """A record file that is not a record; the message names the file and what is wrong."""
 
 
-def run_id(command: str, config: Mapping[str, Any]) -> str:
-    """The identity of a run: a hash of the settings that determine its result.
+def settings_id(command: str, config: Mapping[str, Any]) -> str:
+    """A hash of the settings that determine a result.
 
     Folders, workers and logging live under the key `run` and are left out.
     """
     determining = {key: value for key, value in config.items() if key != "run"}
-    text = json.dumps([command, determining], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _hash([command, determining])[:16]
+
+
+def run_id(
+    command: str,
+    config: Mapping[str, Any],
+    sources: Mapping[str, str] | None = None,
+    version: str | None = None,
+) -> str:
+    """The identity of a run: hashes of its settings, and of what else determines its result."""
+    return identified(settings_id(command, config), sources or {}, version)
+
+
+def identified(settings_id: str, sources: Mapping[str, str], version: str | None) -> str:
+    """The run_id of these settings with this code and these data.
+
+    Args:
+        settings_id: See `settings_id`.
+        sources: See `runners.fingerprint.sources`. The code of the package itself is recorded, but
+            only its version is part of the identity.
+        version: The version of the package.
+    """
+    others = {name: digest for name, digest in sources.items() if name != "attnbench"}
+    return f"{settings_id}-{_hash([version, others])[:8]}"
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class RecordStore:
@@ -140,6 +171,47 @@ class RecordStore:
         path = self.path(run_id)
         return read_record(path) if path.exists() else None
 
+    def other(self, run_id: str) -> Record | None:
+        """The newest record with the same settings and other code or data, if there is any."""
+        if not self.runs.exists():
+            return None
+        same = _by_settings(self.runs, self.runs.stat().st_mtime_ns)
+        paths = [path for path in same.get(_settings_part(run_id), []) if path.stem != run_id]
+        records = []
+        for path in paths:
+            with suppress(UnreadableRecord):
+                records.append(read_record(path))
+        return max(records, key=lambda record: record.started_at, default=None)
+
+    @contextmanager
+    def sole(self, run_id: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold a run against other processes, or know that another does.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "locks" / run_id).open("w")
+        except OSError as error:
+            raise OSError(
+                error.errno, f"results folder {self.folder} is not writable: {error.strerror}"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def tidy(self) -> None:
+        """Remove what killed writers left; a writer that lives holds its run."""
+        for path in self.runs.glob(".*.*"):
+            with self.sole(path.name.split(".")[1], wait=False) as is_left:
+                if is_left:
+                    path.unlink(missing_ok=True)
+
     def paths(self) -> Iterator[Path]:
         """Every record file, in a fixed order."""
         return iter(sorted(self.runs.glob("*.json")))
@@ -153,6 +225,19 @@ class RecordStore:
             except UnreadableRecord as error:
                 problems.append(str(error))
         return records, problems
+
+
+@functools.lru_cache(maxsize=1)
+def _by_settings(runs: Path, stamp: int) -> Mapping[str, list[Path]]:
+    """The record files of a folder as it was at the time `stamp`: a sweep asks for each run."""
+    found = defaultdict(list)
+    for path in runs.glob("*.json"):
+        found[_settings_part(path.stem)].append(path)
+    return found
+
+
+def _settings_part(run_id: str) -> str:
+    return run_id.partition("-")[0]
 
 
 def read_record(path: Path) -> Record:

@@ -5,12 +5,9 @@ adds its numbers with `run.add`. Whatever it added before it failed is kept.
 """
 
 import fcntl
-import functools
-import os
-import platform
 import resource
 import signal
-import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,20 +23,13 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
-from attentions.registry import names
+from runners import ownership
+from runners.environment import environment
+from runners.identity import Identity, described, identify, labels, run_name, supersedes
 from runners.measure import is_out_of_memory
-from runners.progress import Progress, deaths, over
-from runners.records import (
-    Measurement,
-    Record,
-    RecordStore,
-    Status,
-    UnreadableRecord,
-    read_record,
-    run_id,
-)
-
-AXES = ("task", "attention", "pattern", "seed", "device", "experiment", "run", "hydra")
+from runners.progress import Progress
+from runners.records import Measurement, Record, RecordStore, Status, UnreadableRecord, read_record
+from runners.stopping import Stopped, listening
 
 
 class TimeLimit(Exception):
@@ -83,62 +73,121 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
     Raises:
         OSError: If the record cannot be written. Its contents are printed first: what was
             measured is not lost.
+        Stopped: If a signal ends the process. Nothing is recorded.
     """
-    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    identity = run_id(command, settings)
-    store = RecordStore(Path(config.run.results) / config.run.sweep)
-    progress = Progress(config.run.progress)
-    labels = _labels(command, config)
-    name = " ".join(str(labels[key]) for key in ("task", "attention", "pattern") if labels[key])
-    name = f"{name} seed {labels['seed']}" if labels["seed"] is not None else name
-    with _sole(store, identity):
-        events = progress.events()
-        if any(event.run_id == identity for event in over(events)):
-            # The sweep was taken up again after a worker's death.
-            return read_record(store.path(identity))
-        known = None if config.run.force else _known(store, identity)
-        if known is not None:
-            progress.tell(identity, name, "skipped", known.status)
-            return known
-        num_deaths = deaths(events)[identity]
-        if num_deaths > 1:
-            error = "the worker process died twice in this run, perhaps for want of memory"
-            status, place = Status.FAILED, environment()
-            record = Record(identity, command, status, settings, place, labels, error=error)
-            _end(store, progress, name, record)
-        else:
-            run = Run(identity, config, store.folder / "checkpoints" / identity, labels)
-            with _company(store, alone=num_deaths > 0):
-                progress.start(identity, name)
-                record = _measured(command, measure, run, settings)
-                _end(store, progress, name, record)  # before another may run, and die, beside it
+    record = None
+    while record is None:
+        record = _attempt(command, measure, config)
     return record
 
 
+def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -> Record | None:
+    """See `execute`; None if the code or the data changed before the run could begin."""
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    identity, columns = identify(command, settings), labels(config)
+    name = run_name(columns, HydraConfig.get().overrides.task)
+    store = RecordStore(Path(config.run.results) / config.run.sweep)
+    progress = Progress.at(config.run.progress)
+    if progress.path is None:
+        store.tidy()
+    with store.sole(identity.run_id):
+        if progress.is_over(identity.run_id):
+            # The sweep was taken up again after a worker's death.
+            return read_record(store.path(identity.run_id))
+        known = None if config.run.force else reused(store, identity, name, progress)
+        if known is not None:
+            return known
+        num_deaths = progress.deaths()[identity.run_id]
+        if num_deaths > 1:
+            error = "the worker process died twice in this run, perhaps for want of memory"
+            record = _record(
+                command, identity, settings, columns, Status.FAILED, environment(), error=error
+            )
+            _end(store, progress, name, record)
+            return record
+        run = Run(identity.run_id, config, store.folder / "checkpoints" / identity.run_id, columns)
+        with _company(store, alone=num_deaths > 0):
+            if identify(command, settings) != identity:  # others have held the run, or the company
+                return None
+            notes = _notes(store, identity, run, anew=config.run.force and not num_deaths)
+            progress.start(identity.run_id, name, notes)
+            if notes and progress.path is None:
+                print(f"attnbench: {name}: {notes}", file=sys.stderr, flush=True)
+            record = _measured(command, measure, run, identity, settings)
+            ownership.release(run.folder)
+            # Before another may run, and die, beside it.
+            _end(store, progress, name, record, notes)
+    return record
+
+
+def reused(store: RecordStore, identity: Identity, name: str, progress: Progress) -> Record | None:
+    """The record of an earlier run that ended for good, which is then told of.
+
+    It takes no lock: the launcher of a sweep can ask for what need not be launched.
+    """
+    try:
+        record = store.read(identity.run_id)
+    except UnreadableRecord as error:
+        # Run again.
+        print(f"attnbench: {error}; running it again", flush=True)
+        store.path(identity.run_id).rename(store.path(identity.run_id).with_suffix(".unreadable"))
+        return None
+    if record is None or not record.status.is_final:
+        return None
+    note = described(record, identity)
+    other = store.other(identity.run_id)
+    if other is not None and other.started_at > record.started_at:
+        note += "; the report shows a newer one of other code or data"
+    progress.tell(identity.run_id, name, "skipped", record.status, note=note)
+    if progress.path is None:
+        line = f"attnbench: {name}: shows the record {note}; run.force=true runs it again"
+        print(line, file=sys.stderr, flush=True)
+    return record
+
+
+def _notes(store: RecordStore, identity: Identity, run: Run, *, anew: bool) -> str:
+    """What a reader should know of a run that starts."""
+    before = store.other(identity.run_id)
+    code = {
+        "attnbench": identity.sources["attnbench"],
+        "torch": torch.__version__,
+    }
+    notes = [ownership.claim(run.folder, code, anew=anew)]
+    notes += [supersedes(before, identity)] if before is not None else []
+    return "; ".join(note for note in notes if note)
+
+
 def _measured(
-    command: str, measure: Callable[[Run], None], run: Run, settings: dict[str, Any]
+    command: str,
+    measure: Callable[[Run], None],
+    run: Run,
+    identity: Identity,
+    settings: dict[str, Any],
 ) -> Record:
     status, error, trace = Status.OK, "", ""
-    started_at, start = datetime.now(UTC), time.perf_counter()
     if run.config.run.threads is not None:
         torch.set_num_threads(run.config.run.threads)
-    try:
-        with _time_limit(run.config.run.timeout_s), _memory_limit(run.config.run.memory_gib):
-            measure(run)
-    except Exception as raised:  # every way to fail ends in a row, with its reason
-        reason = _unwrapped(raised)
-        status = status_of(reason)
-        error = " ".join(str(reason).split()) or type(reason).__name__
-        if status is Status.FAILED and not isinstance(reason, ValueError | OSError):
-            error = f"{type(reason).__name__}: {error}"
-        trace = traceback.format_exc()
-    return Record(
-        run_id=run.run_id,
-        command=command,
-        status=status,
-        config=settings,
-        environment=environment(),
-        labels=run.labels,
+    # Before the run, whose code it names: that of a long one may change on the disk meanwhile.
+    place = environment()
+    started_at, start = datetime.now(UTC), time.perf_counter()
+    with listening() as told:
+        try:
+            with _time_limit(run.config.run.timeout_s), _memory_limit(run.config.run.memory_gib):
+                measure(run)
+        except BaseException as raised:  # every way to fail ends in a row, with its reason
+            if told.number is not None:
+                raise Stopped(told.number) from raised
+            reason = _unwrapped(raised)
+            status = status_of(reason)
+            error = _explained(reason, status)
+            trace = traceback.format_exc()
+    return _record(
+        command,
+        identity,
+        settings,
+        run.labels,
+        status,
+        place,
         measurements=tuple(run.measurements),
         error=error,
         traceback=trace,
@@ -147,13 +196,45 @@ def _measured(
     )
 
 
-def _unwrapped(reason: Exception) -> Exception:
-    """What a constructor raised, without what Hydra says of its own call of it."""
-    wrapped = isinstance(reason, InstantiationException)
-    return reason.__cause__ if wrapped and isinstance(reason.__cause__, Exception) else reason
+def _record(
+    command: str,
+    identity: Identity,
+    settings: dict[str, Any],
+    labels: dict[str, Any],
+    status: Status,
+    place: dict[str, Any],
+    **fields: Any,
+) -> Record:
+    return Record(
+        run_id=identity.run_id,
+        command=command,
+        status=status,
+        config=settings,
+        environment=place,
+        settings_id=identity.settings_id,
+        sources=identity.sources,
+        labels=labels,
+        **fields,
+    )
 
 
-def status_of(reason: Exception) -> Status:
+def _unwrapped(reason: BaseException) -> BaseException:
+    """What the code under test raised, without what libraries make of it."""
+    if isinstance(reason, InstantiationException):  # Hydra, of its call of a constructor
+        return reason.__cause__ or reason
+    if isinstance(reason, SystemExit) and isinstance(reason.__context__, KeyboardInterrupt):
+        return reason.__context__  # Lightning
+    return reason
+
+
+def _explained(reason: BaseException, status: Status) -> str:
+    message, kind = " ".join(str(reason).split()), type(reason).__name__
+    if message and (status is not Status.FAILED or isinstance(reason, ValueError | OSError)):
+        return message
+    return f"{kind}: {message}" if message else kind
+
+
+def status_of(reason: BaseException) -> Status:
     """How a run ends that raised `reason`."""
     if isinstance(reason, Diverged):
         return Status.DIVERGED
@@ -166,18 +247,7 @@ def status_of(reason: Exception) -> Status:
     return Status.OOM if is_out_of_memory(reason) else Status.FAILED
 
 
-def _known(store: RecordStore, identity: str) -> Record | None:
-    """The record of an earlier run that ended for good; an unreadable one is run again."""
-    try:
-        record = store.read(identity)
-    except UnreadableRecord as error:
-        print(f"attnbench: {error}; running it again", flush=True)
-        store.path(identity).rename(store.path(identity).with_suffix(".unreadable"))
-        return None
-    return record if record is not None and record.status.is_final else None
-
-
-def _end(store: RecordStore, progress: Progress, name: str, record: Record) -> None:
+def _end(store: RecordStore, progress: Progress, name: str, record: Record, note: str = "") -> None:
     """Write the record, then tell that the run has ended."""
     try:
         store.write(record)
@@ -187,22 +257,7 @@ def _end(store: RecordStore, progress: Progress, name: str, record: Record) -> N
         raise OSError(
             error.errno, f"cannot write the record {store.path(record.run_id)}: {error.strerror}"
         ) from error
-    progress.tell(record.run_id, name, "ended", record.status, record.error)
-
-
-@contextmanager
-def _sole(store: RecordStore, identity: str) -> Iterator[None]:
-    """Hold a run against other processes: two sweeps on one folder never run the same twice."""
-    try:
-        (store.folder / "locks").mkdir(parents=True, exist_ok=True)
-        lock = (store.folder / "locks" / identity).open("w")
-    except OSError as error:
-        raise OSError(
-            error.errno, f"results folder {store.folder} is not writable: {error.strerror}"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    progress.tell(record.run_id, name, "ended", record.status, record.error, note)
 
 
 @contextmanager
@@ -246,83 +301,3 @@ def _memory_limit(gib: float | None) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-def _labels(command: str, config: DictConfig) -> dict[str, Any]:
-    """The columns that the settings determine."""
-    hydra = HydraConfig.get()
-    task = config.get("task")
-    return {
-        "suite": task.suite if task is not None else None,
-        "task": task.name if task is not None else None,
-        "variant": _variant(list(hydra.overrides.task), config.get("attention")),
-        "dataset": None,
-        "backbone": None,
-        "attention": _attention_name(config, hydra.runtime.choices.get("attention")),
-        "attention_class": config.attention.get("_target_"),
-        "pattern": config.get("pattern"),
-        "seed": config.get("seed"),
-        "world_size": 1,
-        "device": None,
-        "dtype": config.get("dtype", "float32"),
-    }
-
-
-def _attention_name(config: DictConfig, choice: str | None) -> str:
-    if choice in names():
-        return cast(str, choice)
-    return str(config.attention.get("_target_", "custom")).rsplit(".", 1)[-1]
-
-
-def _variant(overrides: list[str], attention: DictConfig | None) -> str:
-    """The settings that were changed by hand, beyond the axes of the benchmark."""
-    changed = [o.lstrip("+") for o in overrides]
-    changed = [
-        o
-        for o in changed
-        if o.split("=")[0].split(".")[0].split("/")[0] not in AXES
-        or o.startswith(("task.", "attention."))
-    ]
-    return ", ".join(sorted(o for o in changed if not o.startswith("attention._target_")))
-
-
-@functools.cache
-def environment() -> dict[str, Any]:
-    """The versions, the machine and the commit that a number came from."""
-    cuda = torch.cuda.is_available()
-    return {
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "num_cores": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "host": platform.node(),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

@@ -32,6 +32,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Start the display, or go on with it when a sweep was taken up again."""
         folder = Path(config.run.results) / config.run.sweep
+        RecordStore(folder).tidy()
         Display.start(Progress(config.run.progress), _num_jobs(config), folder)
 
 
@@ -77,10 +78,14 @@ class Display:
         )
         self.task = self.bar.add_task("sweep", total=total, outlook="")
 
-    def finish(self) -> int:
-        """Stop showing, write the report, and return the exit code."""
+    def close(self) -> None:
+        """Stop showing."""
         self.finished.set()
         self.thread.join()
+
+    def finish(self) -> int:
+        """Stop showing, write the report, and return the exit code."""
+        self.close()
         ended = over(self.progress.events())
         bad = sum(event.status in ENDED_BADLY for event in ended)
         seconds = time.monotonic() - self.started_at
@@ -106,8 +111,10 @@ class Display:
         for event in over(self.progress.events())[self.num_printed :]:
             self.num_printed += 1
             already = "already " if event.kind == "skipped" else ""
+            note = f" ({event.note})" if event.note else ""
             why = f": {event.error}" if event.error else ""
-            line = f"[{self.num_printed}/{self.total}] {event.name}: {already}{event.status}{why}"
+            told = f"{already}{event.status}{note}{why}"
+            line = f"[{self.num_printed}/{self.total}] {event.name}: {told}"
             print(line, file=sys.stderr, flush=True)
 
     def _render(self) -> Group:

@@ -5,6 +5,7 @@ mechanism. The slots put the mechanism under test where its pattern is asked for
 what the backbone's paper has there) elsewhere.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
@@ -239,6 +240,22 @@ class _Window:
         return total
 
 
+STEPS = frozenset({"loss", "training_step", "validation_step", "test_step", "predict_step"})
+
+
+def _without_stop_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step whose StopIteration is an error; Lightning would take it for the end of the epoch."""
+
+    @functools.wraps(step)
+    def whole(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError(f"{step.__qualname__} raised StopIteration") from error
+
+    return whole
+
+
 class Task(LightningModule):
     """A backbone with its loss and metrics.
 
@@ -256,6 +273,11 @@ class Task(LightningModule):
     directions: ClassVar[Mapping[str, Literal["lower", "higher"]]] = {}
     """Its metrics, and which way is better."""
     backbone: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in STEPS & vars(cls).keys():
+            setattr(cls, name, _without_stop_iteration(vars(cls)[name]))
 
     def __init__(self, slots: AttentionSlots) -> None:
         super().__init__()

@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from runners.progress import Progress, deaths
 from runners.records import RecordStore, Status
 
 HERE = Path(__file__).parent
@@ -50,6 +50,15 @@ def wait_for(folder: Path, pattern: str) -> None:
     while not list(folder.glob(pattern)):
         assert time.monotonic() < deadline, f"no {pattern} in {folder}"
         time.sleep(0.05)
+
+
+def wait_for_end_of_group(process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        pytest.fail("workers outlive their sweep")
 
 
 def kill_group(process: "subprocess.Popen[str]") -> None:
@@ -107,24 +116,16 @@ def test_failures_end_their_runs_alone(tmp_path: Path) -> None:
     assert "something broke" in told
 
 
-def test_a_half_written_line_of_progress_is_left_for_later(tmp_path: Path) -> None:
-    progress = Progress(tmp_path / "progress")
-    progress.tell("a1", "run", "started")
-    with (tmp_path / "progress").open("a") as file:
-        file.write('{"run_id": "a1", "na')
-    assert [event.kind for event in progress.events()] == ["started"]
-    assert deaths(progress.events())["a1"] == 1
-
-
-def test_a_run_let_in_by_a_death_is_not_blamed_for_its_own(tmp_path: Path) -> None:
-    progress = Progress(tmp_path / "progress")
-    progress.launch()
-    for run_id in ("guilty", "innocent"):
-        progress.start(run_id, run_id)  # beside each other: either may have killed the pool
-    progress.launch()
-    progress.start("guilty", "guilty")  # alone, and dead again
-    progress.start("innocent", "innocent")  # let in by that death, killed with the pool
-    assert deaths(progress.events()) == {"guilty": 2, "innocent": 1}
-    progress.launch()
-    progress.start("innocent", "innocent")  # alone, beside no death but its own
-    assert deaths(progress.events()) == {"guilty": 2, "innocent": 2}
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_sweep_ends_with_its_workers_and_says_how_to_go_on(
+    number: int, code: int, tmp_path: Path
+) -> None:
+    settings = ["seed=0,1", "trainer.max_epochs=300", "hydra.launcher.n_jobs=2"]
+    process = sweep(tmp_path, *settings)
+    wait_for(tmp_path, "train/checkpoints/*/last.ckpt")
+    process.send_signal(number)  # to the one process, as a container's end does
+    told = finish(process, code=code)
+    assert told.splitlines()[-1].startswith(f"attnbench: stopped by {signal.Signals(number).name};")
+    wait_for_end_of_group(process)
+    assert not list(tmp_path.glob("train/runs/*"))
+    assert not list(tmp_path.glob(".sweep-*"))
