@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.records import Record, Status
+from runners.records import Record, RecordStore, Status
 from tests.runners import toy
 from tests.runners.test_train import train
 
@@ -156,13 +156,15 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = run("run.keep_checkpoints=true", "trainer.max_epochs=1")
+    settings = ("run.keep_checkpoints=true", "trainer.max_epochs=1")
+    first = run(*settings)
     last = tmp_path / "results/train/checkpoints" / first.run_id / "last.ckpt"
     if isinstance(content, bytes):
         last.write_bytes(content)
     else:
         torch.save(content, last)
-    again = run("run.force=true", "trainer.max_epochs=1")
+    RecordStore(tmp_path / "results/train").path(first.run_id).unlink()
+    again = run(*settings)
     assert quality(again) == quality(first)
     assert f"attnbench: unusable checkpoint {last} ({reason}" in capsys.readouterr().out
 
