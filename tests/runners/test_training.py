@@ -215,7 +215,7 @@ def test_the_record_says_which_step_was_tested(run: Train, monkeypatch: pytest.M
 
 
 def test_scores_that_need_no_writing_are_recorded_where_nothing_can_be_written(
-    run: Train, monkeypatch: pytest.MonkeyPatch
+    run: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def write(*_: Any) -> None:
         raise NotImplementedError("Mine has no decoding step")
@@ -226,6 +226,7 @@ def test_scores_that_need_no_writing_are_recorded_where_nothing_can_be_written(
     assert "Mine has no decoding step" in record.error
     found = {(m.metric, m.split) for m in record.measurements if m.value is not None}
     assert {("mse", "validation"), ("mse", "test"), ("steps", "train")} <= found
+    assert not (tmp_path / "results/train/checkpoints" / record.run_id).exists()
 
 
 def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(
