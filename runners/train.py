@@ -53,14 +53,15 @@ def measure(run: Run) -> None:
     run.labels |= {"world_size": trainer.world_size}
     _add_parameters(run, model)
     try:
-        _fit(trainer, model, data, checkpoints)
-    except Diverged:
+        try:
+            _fit(trainer, model, data, checkpoints)
+        finally:
+            _add_training(run, model, history, trainer)
+        step = checkpoints.select(model, trainer.global_step)
+        _test(run, trainer, model, data, history, step)
+    except (Diverged, UnsupportedStage):  # it would end the same way again
         _forget(run)
         raise
-    finally:
-        _add_training(run, model, history, trainer)
-    step = checkpoints.select(model, trainer.global_step)
-    _test(run, trainer, model, data, history, step)
     add_step_times(run, trainer, model, data, build)
     _forget(run)
 

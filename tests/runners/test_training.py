@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.records import Record, Status
+from runners.records import Record, RecordStore, Status
 from tests.runners import toy
 from tests.runners.test_train import train
 
@@ -156,13 +156,15 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = run("run.keep_checkpoints=true", "trainer.max_epochs=1")
+    settings = ("run.keep_checkpoints=true", "trainer.max_epochs=1")
+    first = run(*settings)
     last = tmp_path / "results/train/checkpoints" / first.run_id / "last.ckpt"
     if isinstance(content, bytes):
         last.write_bytes(content)
     else:
         torch.save(content, last)
-    again = run("run.force=true", "trainer.max_epochs=1")
+    RecordStore(tmp_path / "results/train").path(first.run_id).unlink()
+    again = run(*settings)
     assert quality(again) == quality(first)
     assert f"attnbench: unusable checkpoint {last} ({reason}" in capsys.readouterr().out
 
@@ -213,7 +215,7 @@ def test_the_record_says_which_step_was_tested(run: Train, monkeypatch: pytest.M
 
 
 def test_scores_that_need_no_writing_are_recorded_where_nothing_can_be_written(
-    run: Train, monkeypatch: pytest.MonkeyPatch
+    run: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def write(*_: Any) -> None:
         raise NotImplementedError("Mine has no decoding step")
@@ -224,6 +226,7 @@ def test_scores_that_need_no_writing_are_recorded_where_nothing_can_be_written(
     assert "Mine has no decoding step" in record.error
     found = {(m.metric, m.split) for m in record.measurements if m.value is not None}
     assert {("mse", "validation"), ("mse", "test"), ("steps", "train")} <= found
+    assert not (tmp_path / "results/train/checkpoints" / record.run_id).exists()
 
 
 def test_a_loss_that_is_nan_ends_the_run_and_names_the_step(
