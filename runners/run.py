@@ -24,11 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
 from runners import ownership
+from runners.ended import jobs, reused
 from runners.environment import environment
-from runners.identity import Identity, described, identify, labels, run_name, supersedes
+from runners.identity import Identity, identify, labels, run_name, supersedes
 from runners.measure import is_out_of_memory
 from runners.progress import Progress
-from runners.records import Measurement, Record, RecordStore, Status, UnreadableRecord, read_record
+from runners.records import Measurement, Record, RecordStore, Status, read_record
 from runners.stopping import Stopped, listening
 
 
@@ -90,6 +91,8 @@ def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -
     progress = Progress.at(config.run.progress)
     if progress.path is None:
         store.tidy()
+    else:
+        jobs(store.folder, command).note(HydraConfig.get().overrides.task, identity, name, config)
     with store.sole(identity.run_id):
         if progress.is_over(identity.run_id):
             # The sweep was taken up again after a worker's death.
@@ -117,31 +120,6 @@ def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -
             ownership.release(run.folder)
             # Before another may run, and die, beside it.
             _end(store, progress, name, record, notes)
-    return record
-
-
-def reused(store: RecordStore, identity: Identity, name: str, progress: Progress) -> Record | None:
-    """The record of an earlier run that ended for good, which is then told of.
-
-    It takes no lock: the launcher of a sweep can ask for what need not be launched.
-    """
-    try:
-        record = store.read(identity.run_id)
-    except UnreadableRecord as error:
-        # Run again.
-        print(f"attnbench: {error}; running it again", flush=True)
-        store.path(identity.run_id).rename(store.path(identity.run_id).with_suffix(".unreadable"))
-        return None
-    if record is None or not record.status.is_final:
-        return None
-    note = described(record, identity)
-    other = store.other(identity.run_id)
-    if other is not None and other.started_at > record.started_at:
-        note += "; the report shows a newer one of other code or data"
-    progress.tell(identity.run_id, name, "skipped", record.status, note=note)
-    if progress.path is None:
-        line = f"attnbench: {name}: shows the record {note}; run.force=true runs it again"
-        print(line, file=sys.stderr, flush=True)
     return record
 
 

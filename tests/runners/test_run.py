@@ -14,6 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from runners import cli
+from runners.ended import Ended
+from runners.progress import Progress
 from runners.records import RecordStore, Status
 from runners.run import Run, execute
 from runners.stopping import Stopped, stoppable
@@ -310,6 +312,37 @@ def test_what_killed_writers_left_is_removed(config: DictConfig) -> None:
         execute("speed", nothing, config)
     assert not left.exists()
     assert written.exists()
+
+
+def test_a_sweep_knows_which_jobs_have_ended_without_their_settings(
+    configured: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = tmp_path / "my_attention.py"
+    mine.write_text("class Mine: ...")
+    job = ["seed=1", "attention=custom", "attention._target_=my_attention.Mine"]
+    config = configured("speed", *job, f"run.progress={tmp_path / 'progress'}")
+    store, progress = RecordStore(tmp_path / "results" / "speed"), Progress(tmp_path / "told")
+
+    def skips(job: list[str]) -> bool:
+        return Ended(store, "speed", HydraConfig.get()).skip(job, progress)
+
+    assert not skips(job)
+    record = execute("speed", nothing, config)
+    assert skips(job)
+    assert skips([*job, "run.progress=another", "hydra.launcher.n_jobs=1"])
+    assert not skips(["seed=2", *job[1:]])
+    (event, _) = progress.events()
+    assert (event.run_id, event.kind, event.status) == (record.run_id, "skipped", "ok")
+    assert event.name == "my_attention.Mine causal_self seed 1"
+    assert event.note.startswith("of 20")
+    with store.sole(record.run_id):  # another sweep runs it again
+        assert not skips(job)
+    mine.write_text("class Mine: better = True")
+    assert not skips(job)
+    mine.write_text("class Mine: ...")
+    store.path(record.run_id).unlink()
+    assert not skips(job)
 
 
 def nothing(run: Run) -> None:
