@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -241,19 +241,122 @@ def _settings_part(run_id: str) -> str:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record file.
+    """Read one record file, and check every field.
 
     Raises:
-        UnreadableRecord: If it cannot be read, is no JSON, or lacks a field.
+        UnreadableRecord: If it cannot be read, is no JSON, or holds what no run writes.
     """
     try:
-        raw = json.loads(path.read_text())
-        known = {f.name for f in fields(Measurement)}
-        measurements = tuple(
-            Measurement(**{key: value for key, value in m.items() if key in known})
-            for m in raw.pop("measurements")
-        )
-        return Record(**{**raw, "status": Status(raw["status"]), "measurements": measurements})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UnreadableRecord(f"unreadable record {path} ({reason}), left out") from error
+        record = _fields(Record, json.loads(path.read_text("utf-8")), "a record")
+        _check_measurements(record.measurements)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"unreadable record {path} ({type(error).__name__}: {error}), left out"
+        raise UnreadableRecord(printable(reason)) from error
+    return record
+
+
+def printable(text: str) -> str:
+    """A text with its control characters escaped, so that it can be printed and encoded."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _fields(of: type[Any], raw: Any, what: str) -> Any:
+    """Build `of` from an object of JSON; keys that this version does not know are left out."""
+    given = _expect(isinstance(raw, dict), raw, what, "an object")
+    for f in fields(of):
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in given:
+            raise ValueError(f"{what} must have the field {f.name}")
+    return of(
+        **{f.name: KINDS[f.type](given[f.name], f.name) for f in fields(of) if f.name in given}
+    )
+
+
+Check = Callable[[Any, str], Any]
+"""Gives back a value of JSON if it is what its field, of this name, needs."""
+
+
+def _expect(is_so: bool, value: Any, name: str, expected: str) -> Any:
+    if not is_so:
+        raise ValueError(f"{name} must be {expected}, got {str(value)[:80]!r}")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    return _expect(isinstance(value, str), value, name, "text")
+
+
+def _number(value: Any, name: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    _expect(is_number, value, name, "a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number below 1e309") from None
+
+
+def _count(value: Any, name: str) -> int:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+    return _expect(is_count, value, name, f"a whole number from 0 to {MAX_COUNT}")
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    _expect(isinstance(value, dict), value, name, "an object")
+    if _depth(value) > MAX_DEPTH:
+        raise ValueError(f"{name} must be nested at most {MAX_DEPTH} deep")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep objects and lists are nested; what is too deep is not walked to its end."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        level, depth = [value for values in inner for value in values], depth + 1
+    return depth
+
+
+def _optional(check: Check) -> Check:
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def _several(check: Check) -> Check:
+    return lambda value, name: tuple(
+        check(one, name) for one in _expect(isinstance(value, list), value, name, "a list")
+    )
+
+
+MAX_DEPTH = 32
+"""Of settings: deeper than any configuration, and shallow enough to walk."""
+MAX_COUNT = 2**53
+"""Of lengths and steps: what a float still holds exactly."""
+KINDS: dict[Any, Check] = {
+    str: _text,
+    float: _number,
+    str | None: _optional(_text),
+    float | None: _optional(_number),
+    int | None: _optional(_count),
+    Status: lambda value, _: Status(value),
+    Mapping[str, Any]: _mapping,
+    Mapping[str, str]: _mapping,
+    tuple[float, ...]: _several(_number),
+    tuple[Measurement, ...]: _several(
+        lambda value, _: _fields(Measurement, value, "a measurement")
+    ),
+}
+"""What checks a field of each type, given its value in JSON and its name."""
+
+
+def _check_measurements(measurements: Sequence[Measurement]) -> None:
+    for m in measurements:
+        _expect(m.metric != "", m.metric, "metric", "a name")
+        _expect(m.direction in ("", "lower", "higher"), m.direction, "direction", "lower or higher")
+        _expect(m.seq_len != 0, m.seq_len, "seq_len", "at least 1")
+    final = Counter(
+        (m.metric, m.split, m.seq_len, m.attention) for m in measurements if m.step is None
+    )
+    for (metric, *_), count in final.items():
+        _expect(count == 1, metric, "a metric", "measured once")

@@ -6,9 +6,11 @@ set by hand, because matplotlib's own layouts draw every figure twice.
 """
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -37,6 +39,7 @@ matplotlib.rcParams.update(
         "legend.frameon": False,
         "legend.handlelength": 2.6,
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name with a `$` is no formula
         "svg.hashsalt": "attnbench",
         "savefig.dpi": 150,
     }
@@ -47,8 +50,15 @@ COLOURS = (
 )
 MARKERS = "osD^vPX<>p*h"
 LINES = ("-", "--", ":", "-.")
+FILLS = ("full", "none", "left", "bottom")
 CHARACTER = 0.075
 """The width of a character."""
+LABEL = 44
+"""The longest name that a figure shows, in characters."""
+LEGEND_LINE = 0.195
+"""The height of a name in a legend."""
+DRAWABLE = 1e100
+"""Beyond this a value has no place on an axis, whose limits would overflow."""
 
 Row = tuple[str, str, str]
 """A mechanism with its settings: (attention, variant, setting)."""
@@ -61,28 +71,42 @@ class Style:
     colour: str
     marker: str
     line: str
+    fill: str
     width: float
 
 
 def styles(rows: Iterable[Row]) -> dict[Row, Style]:
-    """The look of each row: a colour and a marker per mechanism, a kind of line per settings."""
+    """The look of each row: a colour and a marker per mechanism, a kind of line per settings.
+
+    No two rows look the same up to 108 mechanisms of 16 settings: a colour comes again with other
+    markers, and with another kind of line first.
+    """
     by_attention: dict[str, list[Row]] = {}
     for row in sorted(set(rows)):
         by_attention.setdefault(row[0], []).append(row)
     colours, markers = {BASELINE: "#000000", CONTROL: "#8A8A8A"}, {BASELINE: "", CONTROL: ""}
+    rounds = {BASELINE: 0, CONTROL: 0}
     for i, attention in enumerate(name for name in by_attention if name not in colours):
-        colours[attention] = COLOURS[i % len(COLOURS)]
-        markers[attention] = MARKERS[i % len(MARKERS)]
+        number, colour = divmod(i, len(COLOURS))
+        colours[attention], rounds[attention] = COLOURS[colour], number
+        markers[attention] = MARKERS[(colour + number) % len(MARKERS)]
     return {
         row: Style(
             colours[attention],
             markers[attention],
-            LINES[i % len(LINES)],
+            LINES[(rounds[attention] + i) % len(LINES)],
+            FILLS[i // len(LINES) % len(FILLS)],
             2.2 if attention == BASELINE else 1.4,
         )
         for attention, own in by_attention.items()
         for i, row in enumerate(own)
     }
+
+
+def label(row: Row) -> str:
+    """The name of a row, its middle left out where it is long."""
+    name = row_name(*row)
+    return name if len(name) <= LABEL else f"{name[: LABEL - 15]}…{name[-14:]}"
 
 
 def panels(
@@ -91,6 +115,7 @@ def panels(
     width: float,
     height: float,
     *,
+    names: Iterable[Row] = (),
     left: float = 0.75,
     right: float = 0.2,
     bottom: float = 0.5,
@@ -99,11 +124,19 @@ def panels(
     above: float = 0.2,
     shared: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with a grid of panels of one size; `shared`: the axes of a row and of a column."""
-    total = (
-        left + num_columns * width + (num_columns - 1) * between + right,
-        bottom + num_rows * height + (num_rows - 1) * above + top,
-    )
+    """A figure with a grid of panels of one size.
+
+    Args:
+        names: The rows of its legend. Where they are many the panels are larger.
+        shared: Whether the panels of a row, and of a column, share their axes.
+    """
+    names = set(names)
+    larger = 1.0 if len(names) <= 10 else 1.3 if len(names) <= 20 else 1.7
+    width, height = larger * width, larger * height
+    tall = bottom + num_rows * height + (num_rows - 1) * above + top
+    if names:
+        right = _num_legend_columns(len(names), tall) * _legend_column(names) + 0.15
+    total = (left + num_columns * width + (num_columns - 1) * between + right, tall)
     figure = Figure(figsize=total)
     axes = figure.subplots(
         num_rows,
@@ -131,47 +164,58 @@ def title(figure: Figure, text: str) -> None:
 
 def line(axes: Axes, x: ArrayLike, y: ArrayLike, style: Style) -> None:
     """A curve with a mark at each measured point."""
-    axes.plot(
-        x,
-        y,
-        color=style.colour,
-        ls=style.line,
-        lw=style.width,
-        marker=style.marker,
-        ms=4.5,
-        mec="white",
-        mew=0.4,
-    )
+    axes.plot(x, _drawable(y), **_look(style))
 
 
 def band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: Style) -> None:
     """What lies around a curve."""
-    axes.fill_between(x, low, high, color=style.colour, alpha=0.15, lw=0)
+    axes.fill_between(
+        np.asarray(x), _drawable(low), _drawable(high), color=style.colour, alpha=0.15, lw=0
+    )
 
 
-def legend_width(rows: Iterable[Row]) -> float:
-    """The room that a legend needs to the right of the panels."""
-    return 0.85 + CHARACTER * max(len(row_name(*row)) for row in rows)
+def _drawable(values: ArrayLike) -> np.ndarray:
+    found = np.asarray(values, dtype=float)
+    return np.where(np.abs(found) < DRAWABLE, found, math.nan)
+
+
+def _look(style: Style) -> dict[str, Any]:
+    return {
+        "color": style.colour,
+        "ls": style.line,
+        "lw": style.width,
+        "marker": style.marker,
+        "fillstyle": style.fill,
+        "ms": 4.5,
+        "mec": "white" if style.fill == "full" else style.colour,
+        "mew": 0.4 if style.fill == "full" else 0.9,
+    }
+
+
+def _num_legend_columns(num_rows: int, height: float) -> int:
+    return math.ceil(num_rows * LEGEND_LINE / (height - 0.3))
+
+
+def _legend_column(rows: Iterable[Row]) -> float:
+    """The width of a column of a legend."""
+    return 0.7 + CHARACTER * max(len(label(row)) for row in rows)
 
 
 def legend(figure: Figure, rows: Iterable[Row], looks: dict[Row, Style]) -> None:
     """The mechanisms to the right of the panels: softmax first, the control last."""
     rows = sorted(set(rows), key=lambda row: (row[0] == CONTROL, row[0] != BASELINE, row))
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=looks[row].colour,
-            ls=looks[row].line,
-            lw=looks[row].width,
-            marker=looks[row].marker,
-            ms=4.5,
-            label=row_name(*row),
-        )
-        for row in rows
-    ]
-    place = 1 - (legend_width(rows) - 0.15) / figure.get_figwidth()
-    figure.legend(handles=handles, loc="center left", bbox_to_anchor=(place, 0.5))
+    handles = [Line2D([], [], label=label(row), **_look(looks[row])) for row in rows]
+    width, height = figure.get_size_inches()
+    num_columns = _num_legend_columns(len(rows), height)
+    place = 1 - num_columns * _legend_column(rows) / width
+    figure.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(place, 0.5),
+        ncols=num_columns,
+        columnspacing=1.0,
+        labelspacing=0.35,
+    )
 
 
 def length_axis(axes: Axes, lengths: Iterable[float]) -> None:
@@ -189,7 +233,7 @@ def length_axis(axes: Axes, lengths: Iterable[float]) -> None:
 def log_axis(axes: Axes, values: Iterable[float]) -> None:
     """A logarithmic y axis with plain numbers, more of them where the values span little."""
     axes.set_yscale("log")
-    finite = [value for value in values if 0 < value < math.inf]
+    finite = [value for value in values if 0 < value < DRAWABLE]
     decades = math.log10(max(finite) / min(finite)) if finite else 1.0
     subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.3 else (1.0, 2.0, 3.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
@@ -204,11 +248,8 @@ def _short(length: float) -> str:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write `<name>.png` and `<name>.svg`; the same figure gives the same files."""
-    figure.savefig(folder / f"{name}.png", pil_kwargs={"compress_level": 4})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-
-
-def file_name(*parts: str) -> str:
-    """The parts that are not empty, joined, with nothing that a file system could refuse."""
-    text = "_".join(part for part in parts if part)
-    return "".join(char if char.isalnum() or char in "-_=." else "-" for char in text)
+    with warnings.catch_warnings():
+        # A name may have letters that the font lacks: they show as boxes.
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(folder / f"{name}.png", pil_kwargs={"compress_level": 4})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

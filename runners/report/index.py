@@ -15,7 +15,7 @@ from runners.report.table import BASELINE, CONTROL, ROW, TASK
 
 CELL = ["pattern", "task", "backbone", "dataset", "metric"]
 """What has a mean and a deviation of its own."""
-SCORES = [*CELL, *ROW, "direction", "value"]
+SCORES = [*CELL, *ROW, "direction", "value", "same_as"]
 """The columns of the scores that an index is computed from."""
 CONSTANTS = [*CELL, "mu", "sigma", "sign", "size", "population"]
 PERPLEXITIES = ("perplexity", "PPL")
@@ -39,7 +39,7 @@ def cab_scores() -> pd.DataFrame:
     """The columns `SCORES` of the published task scores behind CAB's leaderboard."""
     scores = published_scores()
     is_detail = scores["dataset"].str.contains("variate")
-    return scores[~is_detail].assign(variant="", setting="")[SCORES]
+    return scores[~is_detail].assign(variant="", setting="", same_as="")[SCORES]
 
 
 def in_logarithms(scores: pd.DataFrame) -> pd.DataFrame:
@@ -69,8 +69,8 @@ def constants(scores: pd.DataFrame, is_member: pd.Series) -> pd.DataFrame:
 
 
 def own_constants(scores: pd.DataFrame) -> pd.DataFrame:
-    """The constants of a run's own population: every mechanism but the control."""
-    return constants(scores, scores["attention"].ne(CONTROL))
+    """The constants of a run's own population: every mechanism once, and not the control."""
+    return constants(scores, scores["attention"].ne(CONTROL) & scores["same_as"].eq(""))
 
 
 def cab_constants() -> pd.DataFrame:

@@ -118,10 +118,15 @@ def _table(
         ]
         for _, row in wide.iterrows()
     ]
-    best = frozenset({(0, len(names) + 1)} if not math.isnan(wide["index"].iloc[0]) else ())
-    return Table(
-        name, title, header, lines, wide, best, _notes(population, without, has_log=has_log)
-    )
+    column = len(names) + 1
+    read = [line[column] for line in lines]
+    best = {(i, column) for i, told in enumerate(read) if told == read[0] != NOT_RUN}
+    notes = _notes(population, without, has_log=has_log)
+    same = scores[scores["same_as"].ne("")]
+    for (other, task), of in same.groupby(["same_as", "task"], sort=False):
+        told = ", ".join(sorted(set(row_names(of))))
+        notes.append(f"{told}: the same as {other} in {task}, counted once in its population.")
+    return Table(name, title, header, lines, wide, frozenset(best), notes)
 
 
 def _signed(value: float) -> str:

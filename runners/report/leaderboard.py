@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from runners.report.render import Table
-from runners.report.statistics import ONE_SEED, Estimate
+from runners.report.statistics import BROKEN, Estimate, notes_of
 from runners.report.table import (
     BASELINE,
     CONTROL,
@@ -63,13 +63,13 @@ def _table(name: str, title: str, scores: pd.DataFrame) -> Table:
     cells: Cells = dict(zip(zip(of_row, of_column, strict=True), scores.itertuples(), strict=True))
     columns = list(dict.fromkeys(of_column))
     ranks = _ranks(columns, cells)
-    rows = sorted({row for row, _ in cells}, key=lambda row: (*_order(row, ranks), row))
+    twins = {row for (row, _), score in cells.items() if _same_as(score)}  # behind their like
+    rows = sorted({row for row, _ in cells}, key=lambda r: (*_order(r, ranks), r in twins, r))
     several = _tasks_with_several_backbones(columns)
     best = frozenset(
-        (i, j + 1)
+        (rows.index(row), j + 1)
         for j, column in enumerate(columns)
-        for i, row in enumerate(rows)
-        if ranks.get((row, column)) == 1
+        for row in _best(column, cells, ranks)
     )
     lines = [
         [row_name(*row), *(_cell(cells.get((row, column)), row) for column in columns)]
@@ -122,6 +122,22 @@ def _ranks(columns: list[Row], cells: Cells) -> dict[tuple[Row, Row], int]:
     return ranks
 
 
+def _best(column: Row, cells: Cells, ranks: dict[tuple[Row, Row], int]) -> set[Row]:
+    """The rows with the best mean of a column, and those that read the same in print."""
+    scores = {row: cells[row, of] for row, of in ranks if of == column}
+    first = [estimate_of(score) for row, score in scores.items() if ranks[row, column] == 1]
+    return {
+        row
+        for row, score in scores.items()
+        if any(estimate_of(score).reads_as(other) for other in first)
+    }
+
+
+def estimate_of(score: Any) -> Estimate:
+    """The estimate in a line of `estimates`."""
+    return Estimate(score.mean, score.half_width, score.low, score.high, score.n)
+
+
 def _order(row: Row, ranks: dict[tuple[Row, Row], int]) -> tuple[float, float]:
     """Rows with the most scores first, then by mean rank."""
     own = [rank for (of, _), rank in ranks.items() if of == row]
@@ -133,19 +149,36 @@ def _cell(score: Any, row: Row) -> str:
         return NOT_RUN
     if not score.n:
         return score.status
-    text = str(Estimate(score.mean, score.half_width, score.n))
+    if same := _same_as(score):
+        return same_words(same)
+    text = str(estimate_of(score))
     if math.isfinite(score.ratio) and row[0] != BASELINE:
         text += f" ({score.ratio:.2f}×)"
     return f"{text} [{score.failures}]" if score.failures else text
 
 
+def _same_as(score: Any) -> str:
+    return getattr(score, "same_as", "")  # costs have no such column
+
+
+def same_words(name: str) -> str:
+    """What stands for the numbers of a line that is one with another."""
+    return f"same as {name} here"
+
+
 def _notes(header: list[str], lines: list[list[str]]) -> list[str]:
     text = " ".join(cell for line in lines for cell in line)
-    notes = ["Bold: the best mean. Rows: most results first, then by mean rank."]
-    if "±" in text:
-        notes.append("±: half of the 95 % interval over seeds (Student's t).")
-    if ONE_SEED in text:
-        notes.append(f"{ONE_SEED}: one seed, so no interval.")
+    notes = [
+        "Bold: the best mean, and what reads the same. Rows: most results first, then by rank."
+    ]
+    notes += notes_of(text)
+    if " same as " in f" {text}":
+        notes.append(
+            "same as …: all its validation and test scores are equal to the last bit, as with a "
+            "window as long as the input; it counts once in an index."
+        )
+    if any(word in text for word in BROKEN):
+        notes.append(f"{' or '.join(BROKEN)}: no mean, because those of the other runs hide it.")
     if "×)" in text:
         notes.append(f"(×): the value divided by that of {BASELINE} in the same settings.")
     notes += [

@@ -16,13 +16,11 @@ from runners.report import drawing
 from runners.report.costs import BENCH, PASSES, QUANTITIES
 from runners.report.drawing import Row, Style
 from runners.report.index import PERPLEXITIES
-from runners.report.leaderboard import ARROWS
+from runners.report.leaderboard import ARROWS, estimate_of, same_words
 from runners.report.published import TASKS, read
-from runners.report.statistics import Estimate
-from runners.report.table import BASELINE, PATTERNS, ROW, TASK, known_patterns, row_name, task_name
+from runners.report.render import file_name
+from runners.report.table import BASELINE, GENERATED, PATTERNS, ROW, TASK, known_patterns, task_name
 
-NUMBERS = 1.3
-"""The width of a mean with its interval in print, in inches."""
 LONGEST = 1.6
 """How far beyond the longest bar an interval is drawn; past that it leaves the picture."""
 COST_AXES = {"time": "time per call (ms)", "memory": "peak memory (MiB)"}
@@ -75,7 +73,7 @@ class Plotter:
         patterns = known_patterns(curves)
         quantities = [quantity for quantity in QUANTITIES if quantity in set(curves["quantity"])]
         figure, grid = drawing.panels(
-            len(quantities), len(patterns), 2.3, 1.9, right=_legend_width(curves), shared=True
+            len(quantities), len(patterns), 2.3, 1.9, names=_rows_of(curves), shared=True
         )
         for i, quantity in enumerate(quantities):
             for j, pattern in enumerate(patterns):
@@ -109,15 +107,8 @@ class Plotter:
         there, missing = curve[is_there], curve[~is_there & curve["comment"].ne("")]
         if missing.empty or there.empty:
             return
-        axes.annotate(
-            f"× {missing['comment'].iloc[0].split()[0]}",
-            (there["seq_len"].iloc[-1], there["value"].iloc[-1]),
-            xytext=(5, 0),
-            textcoords="offset points",
-            color=style.colour,
-            va="center",
-            fontsize=8,
-        )
+        why = f"× {missing['comment'].iloc[0].split()[0]}"
+        _write_at(axes, there["seq_len"].iloc[-1], there["value"].iloc[-1], why, style)
 
     def quality(self, scores: pd.DataFrame) -> list[Plot]:
         """Bars with their intervals: a figure per pattern and task, a panel per metric.
@@ -130,20 +121,21 @@ class Plotter:
             self._bars(pattern, [str(part) for part in task], own)
             for pattern in known_patterns(known)
             for task, own in known[known["pattern"] == pattern].groupby(TASK, sort=False)
-            if np.isfinite(own["mean"]).any()
+            if (own["mean"].abs() < drawing.DRAWABLE).any()
         ]
 
     def _bars(self, pattern: str, task: list[str], scores: pd.DataFrame) -> Plot:
         metrics = list(dict.fromkeys(scores["metric"]))
         order = _best_first(scores[scores["metric"] == metrics[0]])
-        names = [row_name(*row) for row in order]
+        names = [drawing.label(row) for row in order]
+        room = 0.25 + drawing.CHARACTER * max(len(_number(cell)) for cell in scores.itertuples())
         num_columns = len(metrics) if len(metrics) <= 3 else 2
         figure, grid = drawing.panels(
             *(math.ceil(len(metrics) / num_columns), num_columns),
             *(2.2, 0.27 * len(order)),
             left=0.25 + drawing.CHARACTER * max(map(len, names)),
-            right=NUMBERS,
-            between=NUMBERS,
+            right=room,
+            between=room,
             above=0.55,
             bottom=0.3,
         )
@@ -155,33 +147,35 @@ class Plotter:
             axes.set_yticks(range(len(order)), names)
         name = f"{task_name(task[1], task[2], task[3], task[4], among=2)}, {_reads(pattern)}"
         drawing.title(figure, name)
-        drawing.save(figure, self.folder, stem := drawing.file_name("quality", pattern, *task[1:]))
+        drawing.save(figure, self.folder, stem := file_name("quality", pattern, *task[1:]))
         return Plot(
             stem,
-            f"{name}. Bars: means over seeds; points: seeds; lines: 95 % intervals, cut where they "
-            "leave the picture.",
+            f"{name}. Bars: means over seeds; points: seeds; lines: 95 % intervals, of three seeds "
+            "or more, cut where they leave the picture.",
         )
 
     def _bar_panel(self, axes: Axes, scores: pd.DataFrame, order: list[Row]) -> None:
         rows = zip(_rows_of(scores), scores.itertuples(), strict=True)
         cells: list[tuple[int, Row, Any]] = [(order.index(row), row, cell) for row, cell in rows]
-        shown = [cell for cell in cells if math.isfinite(cell[2].mean)]
+        shown = [cell for cell in cells if abs(cell[2].mean) < drawing.DRAWABLE]
         if shown:
-            y = [i for i, _, _ in shown]
-            means = [cell.mean for _, _, cell in shown]
-            half = [0.0 if math.isnan(c.half_width) else c.half_width for _, _, c in shown]
             points = [(value, i) for i, _, cell in shown for value in cell.values]
             colours = [self.styles[row].colour for _, row, _ in shown]
+            y, means = [i for i, _, _ in shown], [cell.mean for _, _, cell in shown]
             axes.barh(y, means, 0.66, color=colours, alpha=0.6, lw=0)
-            axes.errorbar(means, y, xerr=half, fmt="none", ecolor="0.15", elinewidth=1, capsize=2.5)
+            intervals = [(i, cell) for i, _, cell in shown if cell.n > 2 and cell.low < cell.high]
+            for i, cell in intervals:
+                ends = [[cell.mean - cell.low], [cell.high - cell.mean]]
+                look: dict[str, Any] = {"ecolor": "0.15", "elinewidth": 1, "capsize": 2.5}
+                axes.errorbar(cell.mean, i, xerr=ends, fmt="none", **look)
             axes.plot(*zip(*points, strict=True), "o", ms=3, mfc="white", mec="0.2", mew=0.6)
-            values = [value for value, _ in points if math.isfinite(value)]
-            ends = [mean + width for mean, width in zip(means, half, strict=True)]
-            reach = max([*values, *(end for end in ends if end < LONGEST * max(values))])
-            axes.set_xlim(min(0.0, 1.1 * min(values)), 1.05 * reach if reach > 0 else 1.0)
+            values = [value for value, _ in points]
+            highs = [cell.high for _, cell in intervals if cell.high < LONGEST * max(values)]
+            farthest = max(values + highs)
+            axes.set_xlim(min(0.0, 1.1 * min(values)), 1.05 * farthest if farthest > 0 else 1.0)
         for i, row, cell in cells:
             self._print(axes, i, cell)
-            if row[0] == BASELINE and math.isfinite(cell.mean):
+            if row[0] == BASELINE and abs(cell.mean) < drawing.DRAWABLE:
                 axes.axvline(cell.mean, color="black", lw=0.9, ls=(0, (4, 3)), zorder=0.5)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.set_yticks([])
@@ -195,10 +189,10 @@ class Plotter:
 
     def _print(self, axes: Axes, i: int, cell: Any) -> None:
         """The number of a bar beside the panel, or why there is none."""
-        text = str(Estimate(cell.mean, cell.half_width, cell.n)) if cell.n else cell.status
-        colour = "0.2" if cell.n else "0.55" if cell.status == "unsupported" else "#B00000"
+        is_calm = cell.n or cell.status == "unsupported"
+        colour = "0.2" if cell.n and not cell.same_as else "0.55" if is_calm else "#B00000"
         across = axes.get_yaxis_transform()
-        axes.text(1.02, i, text, transform=across, va="center", fontsize=8, color=colour)
+        axes.text(1.02, i, _number(cell), transform=across, va="center", fontsize=8, color=colour)
 
     def learning(self, rows: pd.DataFrame) -> list[Plot]:
         """The monitored validation metric over training: a figure per pattern, a panel per task.
@@ -207,7 +201,8 @@ class Plotter:
             rows: The tidy table.
         """
         is_curve = rows["step"].notna() & rows["split"].eq("validation")
-        curves = rows[is_curve & rows["metric"].eq(rows["monitor"]) & rows["status"].eq("ok")]
+        is_curve &= rows["status"].isin(["ok", "diverged"]) & rows["metric"].eq(rows["monitor"])
+        curves = rows[is_curve]
         plots = []
         for pattern in known_patterns(curves):
             own = curves[curves["pattern"] == pattern]
@@ -216,7 +211,7 @@ class Plotter:
             figure, grid = drawing.panels(
                 *(math.ceil(len(tasks) / num_columns), num_columns),
                 *(2.8, 2.1),
-                right=_legend_width(own),
+                names=_rows_of(own),
                 between=0.75,
                 above=0.9,
                 top=0.8,
@@ -241,7 +236,10 @@ class Plotter:
             rows: The tidy table.
         """
         is_curve = rows["seq_len"].notna() & rows["split"].eq("test") & rows["status"].eq("ok")
-        curves = rows[is_curve & rows["command"].eq("train") & rows["direction"].ne("")]
+        line = ["pattern", *TASK, *ROW]
+        is_broken = rows["status"].eq("diverged").groupby([rows[key] for key in line])
+        is_curve &= rows["command"].eq("train") & ~is_broken.transform("any")
+        curves = rows[is_curve & rows["direction"].ne("")]
         plots = []
         for (pattern, *task), own in curves.groupby(["pattern", *TASK], sort=False):
             is_long = own.groupby("metric")["seq_len"].transform("nunique") > 1
@@ -251,12 +249,13 @@ class Plotter:
 
     def _lengths(self, pattern: str, task: list[str], curves: pd.DataFrame) -> Plot:
         metrics = list(dict.fromkeys(curves["metric"]))
-        is_cab = TASKS.get(task[1]) == "LM" and "perplexity" in metrics
+        is_generated = task[2].endswith(GENERATED)
+        is_cab = TASKS.get(task[1]) == "LM" and "perplexity" in metrics and not is_generated
         theirs = read("extrapolation").rename(columns={"context_length": "seq_len"})
-        theirs = theirs.assign(variant="", setting="", run_id="")
+        theirs = theirs.assign(variant="", setting="", run_id="", status="ok", is_nan=False)
         drawn = pd.concat([curves, theirs]) if is_cab else curves
         figure, grid = drawing.panels(
-            1, len(metrics) + is_cab, 2.8, 2.3, right=_legend_width(drawn), between=0.75
+            1, len(metrics) + is_cab, 2.8, 2.3, names=_rows_of(drawn), between=0.75
         )
         for axes, metric in zip(grid[0], metrics, strict=False):
             own = curves[curves["metric"] == metric]
@@ -274,16 +273,20 @@ class Plotter:
         for axes in grid[0]:
             axes.set_xlabel("context length (tokens)")
         drawing.title(figure, f"{task[1]}, {_reads(pattern)}, over the context length")
-        name = drawing.file_name("length", pattern, *task[1:])
+        name = file_name("length", pattern, *task[1:])
         return self._finish(figure, drawn, name, caption)
 
     def _curve_panel(self, axes: Axes, curves: pd.DataFrame, over: str) -> None:
         for style, curve in self._in_order(curves):
             by_x = curve.dropna(subset="value").groupby(over)["value"].agg(["mean", "min", "max"])
+            end = _divergence(curve, over)
+            by_x = by_x[by_x.index <= end]
             x = by_x.index.to_numpy(float)
             drawing.line(axes, x, by_x["mean"], style)
             if curve["run_id"].nunique() > 1:
                 drawing.band(axes, x, by_x["min"], by_x["max"], style)
+            if end < math.inf and len(x):
+                _write_at(axes, x[-1], by_x["mean"].iloc[-1], "× diverged", style)
         if over == "seq_len":
             drawing.length_axis(axes, curves[over].unique())
         if curves["metric"].isin(PERPLEXITIES).all():
@@ -305,8 +308,33 @@ def _rows_of(frame: pd.DataFrame) -> list[Row]:
     return list(frame[ROW].itertuples(index=False, name=None))
 
 
-def _legend_width(curves: pd.DataFrame) -> float:
-    return drawing.legend_width(_rows_of(curves))
+def _divergence(curve: pd.DataFrame, over: str) -> float:
+    """Where the first of the runs of a curve has no more values; the others' mean would hide it."""
+    lasts = curve[curve["status"].eq("diverged") & ~curve["is_nan"]].groupby("run_id")[over].max()
+    broken = curve.loc[curve["is_nan"], over]
+    ends = [float(last) for last in lasts] + [float(first) - 1 for first in broken]
+    return min(ends, default=math.inf)
+
+
+def _write_at(axes: Axes, x: float, y: float, text: str, style: Style) -> None:
+    """A word to the right of the end of a curve."""
+    if not abs(y) < drawing.DRAWABLE:
+        return
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(5, 0),
+        textcoords="offset points",
+        color=style.colour,
+        va="center",
+        fontsize=8,
+    )
+
+
+def _number(cell: Any) -> str:
+    if cell.same_as:
+        return same_words(cell.same_as)
+    return str(estimate_of(cell)) if cell.n else cell.status
 
 
 def _reads(pattern: str) -> str:
@@ -316,4 +344,4 @@ def _reads(pattern: str) -> str:
 def _best_first(scores: pd.DataFrame) -> list[Row]:
     sign = 1 if scores["direction"].iloc[0] == "lower" else -1
     key = (sign * scores["mean"]).fillna(math.inf)
-    return _rows_of(scores.assign(key=key).sort_values(["key", "attention"]))
+    return _rows_of(scores.assign(key=key).sort_values(["key", "same_as", "attention"]))

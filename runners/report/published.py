@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from runners.report.leaderboard import ARROWS, NOT_RUN, with_ratios
+from runners.report.leaderboard import ARROWS, NOT_RUN, estimate_of, same_words, with_ratios
 from runners.report.render import Table
-from runners.report.statistics import ONE_SEED, Estimate
+from runners.report.statistics import notes_of
 from runners.report.table import (
     BASELINE,
+    GENERATED,
     MARKS,
     PATTERNS,
     ROW,
@@ -113,11 +114,12 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         scores: From `quality`.
 
     Returns:
-        Those of `scores` that CAB has a name for, with the columns `SCORE` in its names, `name` of
-        the line, and mark (of the data set). CAB's averages over forecasting settings are added
-        where every one of them was run.
+        Those of `scores` that CAB has a name for and that are not of generated data, with the
+        columns `SCORE` in its names, `name` of the line, and mark (of the data set). CAB's averages
+        over forecasting settings are added where every one of them was run.
     """
-    ours = scores[scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)].copy()
+    is_here = scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)
+    ours = scores[is_here & ~scores["dataset"].str.endswith(GENERATED)].copy()
     settings = rows[[*TASK, "data_settings"]].drop_duplicates(TASK)
     ours = ours.merge(settings, on=TASK, how="left")
     ours["name"] = row_names(ours)
@@ -173,7 +175,8 @@ def _forecasting_means(ours: pd.DataFrame) -> pd.DataFrame:
         for _, cell in parts.groupby(["pattern", "metric", *ROW]):
             if set(cell["dataset"]) == wanted:
                 whole = {"dataset": dataset, "mean": cell["mean"].mean(), "n": cell["n"].min()}
-                means.append(cell.iloc[0].to_dict() | whole | {"half_width": math.nan})
+                whole |= dict.fromkeys(("half_width", "low", "high"), math.nan)
+                means.append(cell.iloc[0].to_dict() | whole)
     return pd.DataFrame(means, columns=ours.columns).astype(ours.dtypes)
 
 
@@ -205,7 +208,17 @@ def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
     )
     lines = [_line(row) for row in both.itertuples()]
     shown = ["pattern", "task", "backbone", "dataset", "metric", "direction", "attention", "name"]
-    shown += ["mean", "half_width", "n", "status", "ratio", "value", "ratio_published"]
+    shown += [
+        "mean",
+        "half_width",
+        "low",
+        "high",
+        "n",
+        "status",
+        "ratio",
+        "value",
+        "ratio_published",
+    ]
     return Table(
         name="published",
         title="Ours beside the numbers that CAB published",
@@ -216,7 +229,7 @@ def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
         lines=lines,
         num_words=4,
         data=both[[*shown, "source", "comment"]],
-        notes=_notes(both),
+        notes=_notes(both, lines),
     )
 
 
@@ -229,7 +242,9 @@ def _with_softmax_ratio(scores: pd.DataFrame, place: list[str]) -> pd.DataFrame:
 
 
 def _line(row: Any) -> list[str]:
-    ours = str(Estimate(row.mean, row.half_width, row.n)) if row.n else row.status
+    ours = str(estimate_of(row)) if row.n else row.status
+    if isinstance(row.same_as, str) and row.same_as:
+        ours = same_words(row.same_as)
     comment = f"; {row.comment}" if isinstance(row.comment, str) and row.comment else ""
     return [
         f"{row.task} {row.dataset}",
@@ -244,14 +259,13 @@ def _line(row: Any) -> list[str]:
     ]
 
 
-def _notes(both: pd.DataFrame) -> list[str]:
+def _notes(both: pd.DataFrame, lines: list[list[str]]) -> list[str]:
     notes = [
         "Matched by task, data set, pattern, mechanism and metric; forecasting also by its lengths "
         "and channels. Sizes and training of ours are in the settings of each run.",
         f"{NOT_RUN}: not run, or not published.",
     ]
-    if both["n"].eq(1).any():
-        notes.append(f"{ONE_SEED}: one seed, so no interval.")
+    notes += notes_of(" ".join(line[4] for line in lines))
     notes.append("CAB's numbers are single runs; in forecasting, means over 3 or 5 repeats.")
     notes += [
         f"{mark}: ours is on {MARKS[mark]}; only the columns of ratios may be read side by side."

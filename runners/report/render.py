@@ -1,5 +1,7 @@
 """A table for people in Markdown, LaTeX and on the terminal, and its numbers as CSV."""
 
+import hashlib
+import re
 import textwrap
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+LONGEST_NAME = 120
+"""Of a file, in bytes: file systems refuse more than 255."""
 LATEX = {
     "\\": r"\textbackslash{}",
     **{char: "\\" + char for char in "&%$#_{}"},
+    **{char: "{" + char + "}" for char in "[]*"},  # after a `\\\\` they would be its arguments
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
@@ -28,6 +33,7 @@ LATEX = {
     "σ": r"$\sigma$",
     "μ": r"$\mu$",
     "–": "--",
+    "…": r"\dots{}",
     "·": r"$\cdot$",
 }
 
@@ -56,17 +62,23 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
     num_words: int = 1
 
+    @property
+    def stem(self) -> str:
+        """The name of its files, without their kind."""
+        return file_name(self.name)
+
     def write(self, folder: Path) -> None:
-        """Write `<name>.csv`, `<name>.md` and `<name>.tex` into a folder."""
-        self.data.to_csv(folder / f"{self.name}.csv", index=False)
-        (folder / f"{self.name}.md").write_text(f"# {self.title}\n\n{self.markdown()}")
-        (folder / f"{self.name}.tex").write_text(self.latex())
+        """Write the CSV, Markdown and LaTeX of the table into a folder."""
+        write_csv(self.data, folder / f"{self.stem}.csv")
+        title = f"# {markdown(self.title)}\n\n"
+        (folder / f"{self.stem}.md").write_text(title + self.markdown(), "utf-8")
+        (folder / f"{self.stem}.tex").write_text(self.latex(), "utf-8")
 
     def markdown(self, *, without: Container[str] = ()) -> str:
         """The table and its notes, without the title and without the notes in `without`."""
-        header = [_markdown(name.replace("|", " ")) for name in self.header]
+        header = [markdown(name.replace("|", " ")) for name in self.header]
         rows = [
-            [f"**{_markdown(cell)}**" if (i, j) in self.best else _markdown(cell) for j, cell in e]
+            [f"**{markdown(cell)}**" if (i, j) in self.best else markdown(cell) for j, cell in e]
             for i, e in ((i, list(enumerate(line))) for i, line in enumerate(self.lines))
         ]
         align = [":---" if j < self.num_words else "---:" for j in range(len(header))]
@@ -140,14 +152,43 @@ class Table:
 
 def bullets(notes: Iterable[str]) -> str:
     """A list in Markdown."""
-    return "\n".join(f"- {_markdown(note)}" for note in notes)
+    return "\n".join(f"- {markdown(note)}" for note in notes)
 
 
-def _markdown(text: str) -> str:
-    for char in "\\|*_<":
-        text = text.replace(char, "\\" + char)
-    return text.replace("\n", " ")
+def markdown(text: str) -> str:
+    """A text that Markdown shows as it is: no link, no image, no formula, no end of a cell."""
+    return re.sub(r"([\\|*_<>`\[\]$~]|:(?=//)|&(?=[#\w]))", r"\\\1", text).replace("\n", " ")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table of numbers; no text in it is a formula to a spreadsheet."""
+    words = {
+        name: frame[name].map(_no_formula)
+        for name in frame.columns
+        if not pd.api.types.is_numeric_dtype(frame[name])
+    }
+    frame.assign(**words).to_csv(path, index=False)
+
+
+def _no_formula(value: object) -> object:
+    """Put an apostrophe before a text that a spreadsheet would take for a formula."""
+    is_formula = isinstance(value, str) and re.match(r"[=+@]|-(?![\d.])", value)
+    return f"'{value}" if is_formula else value
 
 
 def _latex(text: str) -> str:
     return "".join(LATEX.get(char, char) for char in text.replace("\n", " "))
+
+
+def file_name(*parts: str) -> str:
+    """The parts that are not empty, joined, with nothing that a file system could refuse.
+
+    Where something else than a space or a comma had to go, or the name is long, a hash of the whole
+    keeps two names apart.
+    """
+    text = "_".join(part for part in parts if part)
+    plain = "".join(char if char.isalnum() or char in "-_=.+" else "-" for char in text)
+    if len(plain.encode()) <= LONGEST_NAME and plain == text.replace(" ", "-").replace(",", "-"):
+        return plain
+    kept = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

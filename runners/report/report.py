@@ -3,6 +3,7 @@
 Needs no torch: it reads records and draws, in seconds.
 """
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,16 +12,19 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from runners.records import Record
+from runners.records import Record, printable
 from runners.report import cost_tables, costs, index_tables, published, verification
+from runners.report.collection import Collection, collect
 from runners.report.leaderboard import leaderboards
 from runners.report.plots import Plot, Plotter
-from runners.report.render import Table, bullets
+from runners.report.render import Table, bullets, markdown, write_csv
 from runners.report.statistics import quality, training_costs
-from runners.report.table import Collection, collect, tidy
+from runners.report.table import tidy, without_repeats
 
 OUT = "out="
-TABLES, FIGURES = "tables", "figures"
+TABLES, FIGURES, WARNINGS = "tables", "figures", "warnings.txt"
+NUM_WARNINGS, WARNING_LENGTH = 8, 400
+"""What of the warnings stands at the top of the page, in lines and in characters of each."""
 IN_FILES_ONLY = ("cost_ratio", "training_cost", "index_population")
 """Tables too long for the page, which links to them."""
 
@@ -57,19 +61,22 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         OSError: If the report cannot be written.
     """
     collection = collect(folders)
-    rows = tidy(collection.records)
+    rows, repeats = without_repeats(tidy(collection.records))
+    warnings = [*verification.divergences(rows), *repeats, *_mixtures(collection.records)]
+    warnings += collection.problems
     for folder in (out / TABLES, out / FIGURES):
         folder.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(out / TABLES / "measurements.csv", index=False)
+    write_csv(rows, out / TABLES / "measurements.csv")
+    (out / WARNINGS).write_text("".join(f"{line}\n" for line in warnings), "utf-8")
     scores, measured = quality(rows), costs.costs(rows)
     sections = _tables(rows, scores, measured)
     for table in (table for tables in sections.values() for table in tables):
         table.write(out / TABLES)
     figures = _figures(out / FIGURES, rows, scores, measured)
     page = out / "report.md"
-    page.write_text(_page(collection, sections, figures))
+    page.write_text(_page(collection, warnings, sections, figures), "utf-8")
     efficiency = [table for table in sections["Cost"] if table.name.startswith("efficiency_")]
-    _show(collection, sections["Leaderboards"] or efficiency, page)
+    _show(sections["Leaderboards"] or efficiency, _shortened(warnings), page)
     return page
 
 
@@ -110,9 +117,12 @@ def _figures(
 
 
 def _page(
-    collection: Collection, sections: dict[str, list[Table]], figures: dict[str, list[Plot]]
+    collection: Collection,
+    warnings: list[str],
+    sections: dict[str, list[Table]],
+    figures: dict[str, list[Plot]],
 ) -> str:
-    parts = ["# attnbench report", bullets(_summary(collection))]
+    parts = ["# attnbench report", bullets([_summary(collection), *_shortened(warnings)])]
     for name, tables in sections.items():
         plots = figures.get(name, [])
         if tables or plots:
@@ -129,38 +139,47 @@ def _section(tables: list[Table]) -> list[str]:
     common = [note for note, count in counts.items() if count > 1]
     parts = [bullets(common)] if common else []
     for table in tables:
-        files = ", ".join(f"[{kind}]({TABLES}/{table.name}.{kind})" for kind in ("csv", "tex"))
+        files = ", ".join(f"[{kind}]({TABLES}/{table.stem}.{kind})" for kind in ("csv", "tex"))
         if table in on_page:
-            parts.append(f"### {table.title}\n\n{table.markdown(without=common)}\n{files}")
+            parts.append(
+                f"### {markdown(table.title)}\n\n{table.markdown(without=common)}\n{files}"
+            )
         else:
-            parts.append(f"{table.title}: [table]({TABLES}/{table.name}.md), {files}")
+            parts.append(f"{markdown(table.title)}: [table]({TABLES}/{table.stem}.md), {files}")
     return parts
 
 
 def _figure(plot: Plot) -> str:
     file = f"{FIGURES}/{plot.name}"
-    return f"![{plot.name}]({file}.png)\n\n{plot.caption} [svg]({file}.svg)"
+    return f"![{plot.name}]({file}.png)\n\n{markdown(plot.caption)} [svg]({file}.svg)"
 
 
-def _summary(collection: Collection) -> list[str]:
-    """What was read, and what the reader must know of it."""
+def _summary(collection: Collection) -> str:
+    """What was read."""
     statuses = Counter(str(record.status) for record in collection.records)
     told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    folders = ", ".join(f"`{folder}`" for folder in collection.folders)
-    return [f"{len(collection.records)} runs ({told}) of {folders}", *_warnings(collection)]
+    folders = ", ".join(str(folder) for folder in collection.folders)
+    return printable(f"{len(collection.records)} runs ({told}) of {folders}")
 
 
-def _warnings(collection: Collection) -> list[str]:
-    commits = Counter(
-        str(record.environment.get("git_commit"))[:10] for record in collection.records
-    )
-    warnings = list(collection.problems)
+def _shortened(warnings: Sequence[str]) -> list[str]:
+    """The first of the warnings, and where the others are."""
+    kept = [textwrap.shorten(line, WARNING_LENGTH, placeholder=" …") for line in warnings]
+    rest = len(warnings) - NUM_WARNINGS
+    return [*kept[:NUM_WARNINGS], *([f"{rest} more, in {WARNINGS}"] if rest > 0 else [])]
+
+
+def _mixtures(records: Sequence[Record]) -> list[str]:
+    """A line where the records are of several versions of the package."""
+    commits = Counter(str(record.environment.get("git_commit"))[:10] for record in records)
+    warnings = []
     if len(commits) > 1:
-        told = ", ".join(f"{commit} ({count} runs)" for commit, count in commits.most_common())
+        told = ", ".join(f"{commit} ({count} runs)" for commit, count in commits.most_common(5))
+        told += ", …" if len(commits) > 5 else ""
         warnings.append(f"records of {len(commits)} commits are mixed here: {told}")
-    if any(record.environment.get("git_dirty") for record in collection.records):
+    if any(record.environment.get("git_dirty") for record in records):
         warnings.append("some runs were of a working tree with changes that were not committed")
-    return warnings
+    return list(map(printable, warnings))
 
 
 def _environment(records: Iterable[Record]) -> list[str]:
@@ -169,7 +188,7 @@ def _environment(records: Iterable[Record]) -> list[str]:
     for record in records:
         for key, value in record.environment.items():
             if value is not None:
-                values.setdefault(key, Counter())[str(value)] += 1
+                values.setdefault(printable(key), Counter())[printable(str(value))] += 1
     return [
         f"{key}: "
         + "; ".join(f"{value} ({n} runs)" if len(of) > 1 else value for value, n in of.items())
@@ -177,12 +196,12 @@ def _environment(records: Iterable[Record]) -> list[str]:
     ]
 
 
-def _show(collection: Collection, tables: list[Table], page: Path) -> None:
+def _show(tables: list[Table], warnings: list[str], page: Path) -> None:
     console = Console()
     for table in tables:
         table.show(console)
     for note in dict.fromkeys(note for table in tables for note in table.notes):
         console.print(escape(note), style="dim", highlight=False)
-    for warning in _warnings(collection):
+    for warning in warnings:
         console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False, soft_wrap=True)
-    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    console.print(escape(f"report: {printable(str(page))}"), highlight=False, soft_wrap=True)

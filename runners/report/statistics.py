@@ -1,61 +1,131 @@
 """Repeated runs to one number with its uncertainty."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from runners.report.table import ROW, TASK
+from runners.report.twins import twins
 
 CONFIDENCE = 0.95
 ONE_SEED = "†"
 """Marks a number that rests on one run and so has no interval."""
+EQUAL = "equal"
+"""Marks seeds that all gave the same value, which says nothing of how far others would lie."""
+RANGE = "…"
+"""Between the values of two seeds."""
+LARGE = 1e15
+"""Not to be read with all its digits."""
+RANGES = {
+    "accuracy": (0.0, 1.0),
+    "rouge1": (0.0, 100.0),
+    "rouge2": (0.0, 100.0),
+    "rougeLsum": (0.0, 100.0),
+    "f_score": (0.0, 1.0),
+    "ssim": (-1.0, 1.0),
+    "perplexity": (1.0, math.inf),
+    **dict.fromkeys(
+        ("nll", "bits_per_byte", "mse", "mae", "mcd", "msd", "cd_l1", "cd_l2"), (0.0, math.inf)
+    ),
+    **dict.fromkeys(("step_time", "peak_memory", "parameters"), (0.0, math.inf)),
+}
+"""What a metric can be, where it is bounded; `accuracy_4_pairs` is an accuracy."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over independent runs.
+    """A mean over independent runs, and how far others may lie.
 
     Attributes:
         mean: NaN where no run gave a value.
-        half_width: Half of the 95 % interval; NaN below two values.
+        half_width: Half of the 95 % interval; NaN below three values, or where all are equal.
+        low: The lower end of the interval, cut at the metric's range; of two values the smaller.
+        high: The upper end; NaN, as `low`, for a single value.
         n: The number of values.
     """
 
     mean: float
     half_width: float
+    low: float
+    high: float
     n: int
 
     def __str__(self) -> str:
         if self.n == 0:
             return ""
-        if self.n == 1:
-            return f"{significant(self.mean)}{ONE_SEED}"
-        if not math.isfinite(self.half_width) or self.half_width == 0:
-            return f"{significant(self.mean)} ± {self.half_width:g}"
-        decimals = max(1 - math.floor(math.log10(self.half_width)), 0)
-        if decimals > 6:
-            return f"{self.mean:.3e} ± {self.half_width:.1e}"
-        return f"{self.mean:.{decimals}f} ± {self.half_width:.{decimals}f}"
+        if math.isnan(self.low):
+            return f"{significant(self.mean)}{ONE_SEED if self.n == 1 else ''}"
+        if self.low == self.high:
+            return f"{significant(self.mean)} ({self.n} {EQUAL})"
+        mean, half, low, high = map(
+            self._rounded, (self.mean, self.half_width, self.low, self.high)
+        )
+        if self.n == 2:
+            return f"{mean} ({low} {RANGE} {high})"
+        return f"{mean} [{low}, {high}]" if self.is_cut else f"{mean} ± {half}"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the interval by Student's t reaches beyond what the metric can be."""
+        return self.low > self.mean - self.half_width or self.high < self.mean + self.half_width
+
+    @property
+    def decimals(self) -> int:
+        """Two digits of the interval, and at least three of the mean."""
+        spread = (self.high - self.low) / 2
+        if self.n < 2 or not 0 < spread < math.inf:
+            return decimals_of(self.mean, 4)
+        return max(decimals_of(spread, 2), decimals_of(self.mean, 3))
+
+    def reads_as(self, other: "Estimate") -> bool:
+        """Whether the two means are the same to the digits that both show."""
+        if 0 in (self.mean, other.mean):
+            return self.mean == other.mean
+        decimals = min(self.decimals, other.decimals)
+        return f"{self.mean:.{decimals}f}" == f"{other.mean:.{decimals}f}"
+
+    def _rounded(self, value: float) -> str:
+        is_plain = self.decimals <= 6 and abs(value) < LARGE
+        return f"{value:.{self.decimals}f}" if is_plain else f"{value:.3e}"
 
 
-def estimate(values: Iterable[float]) -> Estimate:
+def estimate(
+    values: Iterable[float], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
     """The mean of independent values and its 95 % interval by Student's t.
 
     The interval is mean ± t s / sqrt n, with s the sample standard deviation (n - 1) and t the
-    quantile of n - 1 degrees of freedom. Missing values (NaN) are left out, and show in `n`.
+    quantile of n - 1 degrees of freedom. With two values t is 12.7, which says next to nothing:
+    they have their range instead. Values that are not finite are left out, and show in `n`.
+
+    Args:
+        values: One for each run.
+        bounds: The least and the greatest that a value can be.
     """
-    kept = [value for value in values if not math.isnan(value)]
+    kept = [value for value in values if math.isfinite(value)]
     n = len(kept)
     if n == 0:
-        return Estimate(math.nan, math.nan, 0)
-    mean = math.fsum(kept) / n
-    if n == 1 or not math.isfinite(mean):
-        return Estimate(mean, math.nan, n)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (n - 1))
-    return Estimate(mean, t_quantile(n - 1) * deviation / math.sqrt(n), n)
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0)
+    least, greatest = min(kept), max(kept)
+    if n == 1:
+        return Estimate(least, math.nan, math.nan, math.nan, 1)
+    if least == greatest:  # the mean of equal values may differ from them in the last bit
+        return Estimate(least, math.nan, least, least, n)
+    # As parts of the greatest, because sums and squares of large values overflow.
+    scale = max(abs(least), abs(greatest))
+    parts = [value / scale for value in kept]
+    share = math.fsum(parts) / n
+    mean = scale * share
+    if n == 2:
+        return Estimate(mean, math.nan, least, greatest, n)
+    deviation = math.sqrt(math.fsum((part - share) ** 2 for part in parts) / (n - 1))
+    half = scale * (t_quantile(n - 1) * deviation / math.sqrt(n))
+    return Estimate(mean, half, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
 
 
 def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
@@ -83,27 +153,57 @@ def _probability(angle: float, degrees: int) -> float:
     return 2 / math.pi * (angle + sin * total) if is_odd else sin * total
 
 
+def notes_of(text: str) -> list[str]:
+    """What the estimates in a text must be read with."""
+    notes = {
+        "±": "±: half of the 95 % interval over three seeds or more (Student's t).",
+        r"\d \[-?\d": "[ ]: the same interval, cut where the metric cannot be beyond.",
+        f" {RANGE} ": f"( {RANGE} ): the values of two seeds, too few for an interval.",
+        rf"\d {EQUAL}\)": f"{EQUAL}: so many seeds with the same value, which tell no interval.",
+        ONE_SEED: f"{ONE_SEED}: one seed, so no interval.",
+    }
+    return [note for pattern, note in notes.items() if re.search(pattern, text)]
+
+
+def bounds_of(metric: str) -> tuple[float, float]:
+    """The least and the greatest that a metric can be, as far as is known."""
+    found = [name for name in RANGES if metric == name or metric.startswith(f"{name}_")]
+    return RANGES[found[0]] if found else (-math.inf, math.inf)
+
+
+def decimals_of(value: float, digits: int) -> int:
+    """How many decimals show this many significant digits, and every digit before the point."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+
+
 def significant(value: float, digits: int = 4) -> str:
     """A number with this many significant digits, and every digit before the point."""
     if not math.isfinite(value):
         return str(value)
-    if value == 0:
-        return "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:.{decimals}f}" if decimals < 10 else f"{value:.{digits - 1}e}"
+    decimals = decimals_of(value, digits)
+    is_plain = decimals < 10 and abs(value) < LARGE
+    return f"{value:.{decimals}f}" if is_plain else f"{value:.{digits - 1}e}"
 
 
+NOT_FINITE = "not finite"
+"""The status of a run that ended well with a score that is no number, or infinite."""
+BROKEN = ("diverged", NOT_FINITE)
+"""What the mean of the other runs must not hide."""
 TRAINING_COSTS = ("step_time", "peak_memory", "parameters", "parameter_overhead")
 
 
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every test metric of every trained task, as `estimates` has it.
+    """Every test metric of every trained task, as `estimates` has it, and `same_as` of `twins`.
 
     Args:
         rows: The tidy table.
     """
     is_score = rows["split"].eq("test") & rows["direction"].isin(["lower", "higher"])
-    return estimates(rows, is_score & rows["seq_len"].isna() & rows["step"].isna())
+    found = estimates(rows, is_score & rows["seq_len"].isna() & rows["step"].isna())
+    found = found.merge(twins(rows), on=["pattern", *TASK, *ROW], how="left")
+    return found.fillna({"same_as": ""})
 
 
 def training_costs(rows: pd.DataFrame) -> pd.DataFrame:
@@ -125,46 +225,60 @@ def estimates(rows: pd.DataFrame, is_wanted: pd.Series) -> pd.DataFrame:
     Returns:
         One row per pattern, task, metric and line of the tables, also where no run ended well.
         Beside those columns: direction, unit, is_monitored (selected the checkpoint), mean,
-        half_width, n; values (one per run); status (`ok`, or what ended the runs, if none was ok);
-        failures (`1 of 3 oom`, empty if none).
+        half_width, low, high, n; values (one per run); status (`ok`, or what ended the runs, if
+        none was ok); failures (`1 of 3 oom`, empty if none). A cell of which a run diverged has
+        no mean, whatever the others gave: its status is `diverged (1 of 3)`.
     """
     is_trained = rows["command"].eq("train") & ~rows["is_baseline"]
     trained, scores = rows[is_trained], rows[is_trained & is_wanted]
     # A cell without a score is still a cell: its runs tell why.
     runs = trained.drop_duplicates("run_id")
     metrics = scores[[*TASK, "metric", "direction", "unit"]].drop_duplicates([*TASK, "metric"])
-    runs = runs[["pattern", *TASK, *ROW, "run_id", "status", "monitor"]]
+    runs = runs[["pattern", *TASK, *ROW, "run_id", "seed", "status", "monitor"]]
     cells = runs.merge(metrics, on=TASK, how="left")
-    cells = cells.merge(scores[["run_id", "metric", "value"]], on=["run_id", "metric"], how="left")
+    values = scores[["run_id", "metric", "value", "is_nan"]]
+    cells = cells.merge(values, on=["run_id", "metric"], how="left")
+    cells["is_nan"] = cells["is_nan"].eq(True) | np.isinf(cells["value"])
     cells[["metric", "direction", "unit"]] = cells[["metric", "direction", "unit"]].fillna("")
     keys = ["pattern", *TASK, "metric", "direction", "unit", *ROW]
     summaries = [
-        dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True)) | _summary(cell)
+        dict(zip(keys, key, strict=True)) | _summary(cell)
         for key, cell in cells.groupby(keys, sort=False)
     ]
     found = pd.DataFrame(summaries, columns=[*keys, *SUMMARY])
     return found.sort_values(TASK, kind="stable", ignore_index=True)
 
 
-SUMMARY = ("is_monitored", "mean", "half_width", "n", "values", "status", "failures")
+SUMMARY = (
+    *("is_monitored", "mean", "half_width", "low", "high", "n"),
+    *("values", "status", "failures"),
+)
 
 
 def _summary(cell: pd.DataFrame) -> dict[str, Any]:
-    is_ok = cell["status"].eq("ok")
-    values = cell.loc[is_ok, "value"]
-    found = estimate(values)
-    failures = [
-        f"{count} of {len(cell)} {status}"
-        for status, count in cell.loc[~is_ok, "status"].value_counts().items()
-    ]
+    metric = str(cell["metric"].iloc[0])
+    statuses = cell["status"].mask(cell["status"].eq("ok") & cell["is_nan"], NOT_FINITE)
+    is_ok = statuses.eq("ok")
+    counts = statuses[~is_ok].value_counts()
+    is_broken = metric not in TRAINING_COSTS and bool(counts.keys().isin(BROKEN).any())
+    values = cell.loc[is_ok, "value"].iloc[: 0 if is_broken else None]
+    found = estimate(values, bounds_of(metric))
+    failures = [f"{count} of {len(cell)} {status}" for status, count in counts.items()]
     without = int(values.isna().sum())
     if without and found.n:
         failures.append(f"{without} of {len(cell)} without a value")
-    status = "ok" if found.n else "no value" if is_ok.any() else "/".join(cell["status"].unique())
+    if found.n:
+        status = "ok"
+    elif is_broken and len(counts) + is_ok.any() > 1:
+        status = ", ".join(f"{told} ({count} of {len(cell)})" for told, count in counts.items())
+    else:
+        status = "no value" if is_ok.any() else "/".join(statuses.unique())
     return {
         "is_monitored": bool(cell["metric"].eq(cell["monitor"]).all()),
         "mean": found.mean,
         "half_width": found.half_width,
+        "low": found.low,
+        "high": found.high,
         "n": found.n,
         "values": tuple(values.dropna()),
         "status": status,

@@ -5,21 +5,23 @@ once, so that no later step can average them as if they were seeds.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from runners.records import Measurement, Record, RecordStore
+from runners.records import Measurement, Record, printable
 
 BASELINE = "softmax"
 CONTROL = "none"
 """Moves nothing between positions: scored like the others, but of no population."""
+GENERATED = "-synthetic"
+"""Ends the name of a dataset that is a puzzle of ours: no published number stands beside it."""
 MARKS = {
-    "-synthetic": "generated stand-in data",
+    GENERATED: "generated stand-in data",
     "-sample": "a part of the data set only",
 }
 """How a dataset ends whose numbers are not to be compared with published ones."""
@@ -44,7 +46,7 @@ SPEED_EFFORT = ("seq_lens", "passes", "min_run_time_s", "max_call_s")
 COLUMNS = (
     *("suite", "task", "dataset", "task_setting", "backbone", "attention", "variant", "setting"),
     *("pattern", "seq_len", "world_size", "num_threads", "device", "dtype", "seed"),
-    *("metric", "value", "unit"),
+    *("metric", "value", "is_nan", "unit"),
     *("direction", "split", "step", "is_baseline", "status", "error", "comment", "monitor"),
     *("run_id", "command", "git_commit", "started_at", "duration_s", "data_settings"),
 )
@@ -52,6 +54,8 @@ COLUMNS = (
 task_setting: Settings of the task's data that differ inside this report (`horizon=48`).
 variant: Settings of the mechanism that were overridden, or that differ (`window=8`).
 setting: Any other settings that differ (`lr=0.01`).
+seed: That of the run; with any other that was set apart from it (`0, data.seed=1`).
+is_nan: The value is no number, as after a divergence; a value that could not be had is empty too.
 is_baseline: The row measures the baseline beside the run's own mechanism.
 monitor: The metric that selected the checkpoint.
 data_settings: Every setting of the task's data, by which a published protocol is recognised.
@@ -62,61 +66,6 @@ ROW = ["attention", "variant", "setting"]
 """What makes one line of a table."""
 TASK = ["suite", "task", "dataset", "task_setting", "backbone"]
 """What makes one task."""
-
-
-class NoRecords(ValueError):
-    """A result folder holds nothing to report on."""
-
-
-@dataclass(frozen=True)
-class Collection:
-    """What the result folders hold.
-
-    Attributes:
-        folders: Where it was read.
-        records: Every readable record, once.
-        problems: One line for each file that was left out.
-    """
-
-    folders: tuple[Path, ...]
-    records: tuple[Record, ...]
-    problems: tuple[str, ...]
-
-
-def collect(folders: Sequence[Path]) -> Collection:
-    """Read the records of result folders; of two with the same settings the later one counts.
-
-    Raises:
-        NoRecords: If a folder does not exist or holds no readable record.
-    """
-    newest: dict[str, Record] = {}
-    problems: list[str] = []
-    num_again = 0
-    for folder in folders:
-        records, unreadable = RecordStore(folder).read_all()
-        if not records:
-            raise NoRecords(_no_records(folder, unreadable))
-        problems += unreadable
-        for record in records:
-            other = newest.get(record.run_id)
-            num_again += other is not None
-            if other is None or _later(record, other):
-                newest[record.run_id] = record
-    if num_again:
-        problems.append(f"{num_again} runs are in more than one folder: the later one counts")
-    return Collection(tuple(folders), tuple(newest.values()), tuple(problems))
-
-
-def _no_records(folder: Path, unreadable: list[str]) -> str:
-    if unreadable:
-        return f"no readable record in {folder}: {unreadable[0]}"
-    what = "does not exist" if not folder.exists() else "holds no records"
-    return f"result folder {folder} {what} (expected {folder / 'runs'}/*.json, as a run writes it)"
-
-
-def _later(record: Record, other: Record) -> bool:
-    """A run that went well outdoes one that did not; then the later one counts."""
-    return (record.status == "ok", record.started_at) >= (other.status == "ok", other.started_at)
 
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
@@ -138,26 +87,28 @@ def _row(
     beside = m.attention is not None
     return {
         **labels,
-        "attention": m.attention or labels["attention"],
+        "seed": told.seed,
+        "attention": _text(m.attention) or labels["attention"],
         "variant": "" if beside else told.variant,
         "setting": told.setting,
         "task_setting": told.task_setting,
         "seq_len": m.seq_len,
-        "metric": m.metric,
+        "metric": _text(m.metric),
         "value": m.value,
-        "unit": m.unit,
+        "is_nan": m.value is not None and math.isnan(m.value),
+        "unit": _text(m.unit),
         "direction": m.direction,
-        "split": m.split or "",
+        "split": _text(m.split),
         "step": m.step,
         "is_baseline": beside,
         "status": str(record.status),
-        "error": record.error,
-        "comment": m.comment,
+        "error": _text(record.error),
+        "comment": _text(m.comment),
         "monitor": told.monitor,
-        "run_id": record.run_id,
-        "command": record.command,
-        "git_commit": record.environment.get("git_commit") or "",
-        "started_at": record.started_at,
+        "run_id": _text(record.run_id),
+        "command": _text(record.command),
+        "git_commit": _text(record.environment.get("git_commit")),
+        "started_at": _text(record.started_at),
         "duration_s": record.duration_s,
         "data_settings": told.data_settings,
     }
@@ -167,6 +118,7 @@ def _row(
 class Settings:
     """How the settings of one run differ from those of its neighbours, in words; see `COLUMNS`."""
 
+    seed: str
     variant: str
     setting: str
     task_setting: str
@@ -180,6 +132,8 @@ def _completed(records: Sequence[Record]) -> list[dict[str, str]]:
     Such a run does not know its dataset and backbone, which its place in the tables needs.
     """
     labels = [{key: _text(record.labels.get(key)) for key in LABELS} for record in records]
+    for own, name in zip(labels, _attention_names(records), strict=True):
+        own["attention"] = name
     known: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record, own in zip(records, labels, strict=True):
         for key in _identities(record, own):
@@ -191,6 +145,35 @@ def _completed(records: Sequence[Record]) -> list[dict[str, str]]:
                 if not own[name] and len(values) == 1:
                     own[name] = next(iter(values))
     return labels
+
+
+def _attention_names(records: Sequence[Record]) -> list[str]:
+    """The name of each record's mechanism, with its module where two classes have one name."""
+    runs = [(_text(record.labels.get("attention")), _attention_class(record)) for record in records]
+    classes: dict[str, set[str]] = defaultdict(set)
+    for name, of in runs:
+        classes[name].add(of)
+    names = {(name, of): _distinct(name, of, classes[name]) for name, of in set(runs)}
+    return [names[run] for run in runs]
+
+
+def _attention_class(record: Record) -> str:
+    config = record.config.get("attention")
+    target = config.get("_target_") if isinstance(config, Mapping) else ""
+    return _text(record.labels.get("attention_class") or target)
+
+
+def _distinct(name: str, of: str, classes: set[str]) -> str:
+    """The name if it is of one class only, or of one that is ours; else as much of the path as
+    tells it from the others."""
+    ours = {each for each in classes if each.startswith("attentions.")}
+    if len(classes) == 1 or ours == {of}:
+        return name
+    parts = {each: each.split(".") for each in classes}
+    for length in range(2, max(map(len, parts.values()))):
+        if len({tuple(path[-length:]) for path in parts.values()}) == len(classes):
+            return ".".join(parts[of][-length:]) or name
+    return of or name
 
 
 def _identities(record: Record, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
@@ -225,6 +208,7 @@ def _settings(records: Sequence[Record], labels: Sequence[Mapping[str, str]]) ->
         of_data = {key for key in beside if _defines_data(key)}
         told.append(
             Settings(
+                seed=_seed(record),
                 variant=_words(flat, inside | _overridden(record)),
                 setting=_words(flat, beside - of_data),
                 task_setting=_words(flat, of_data),
@@ -233,6 +217,14 @@ def _settings(records: Sequence[Record], labels: Sequence[Mapping[str, str]]) ->
             )
         )
     return told
+
+
+def _seed(record: Record) -> str:
+    """The seed of a run, and those of its parts that are not the same."""
+    seed = _text(record.labels.get("seed"))
+    seeds = {key: value for key, value in _flat(record.config).items() if _is_seed(key)}
+    others = [f"{key.removeprefix('task.')}={seeds[key]}" for key in sorted(seeds)]
+    return ", ".join([seed, *(other for other in others if other.split("=", 1)[1] != seed)])
 
 
 def _telling(record: Record, labels: Mapping[str, str]) -> dict[str, str]:
@@ -312,7 +304,32 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else printable(" ".join(str(value).split()))
+
+
+def without_repeats(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table without runs that repeat a seed of their cell, and a line that names them.
+
+    Two runs with one seed (`device=auto` and `device=cpu`, say) are not independent. The later
+    counts, and one that came to its end before one that did not.
+
+    Args:
+        rows: The tidy table.
+    """
+    runs = rows[rows["command"].eq("train") & ~rows["is_baseline"]].drop_duplicates("run_id")
+    runs = runs.assign(ended=runs["status"].isin(["ok", "diverged"]))
+    runs = runs.sort_values(["ended", "started_at"], kind="stable")
+    cell = ["pattern", *TASK, *ROW, "seed"]
+    repeats = runs[runs.duplicated(cell, keep="last")]
+    if repeats.empty:
+        return rows, []
+    named = repeats[["attention", "task", "pattern", "seed"]].drop_duplicates()
+    examples = [" ".join(filter(None, each[:3])) + f" seed {each[3]}" for each in named.to_numpy()]
+    problem = (
+        f"{len(repeats)} runs repeat a seed of the same settings and are left out, "
+        f"the later one counts: {'; '.join(examples[:3])}{'; …' if len(examples) > 3 else ''}"
+    )
+    return rows[~rows["run_id"].isin(repeats["run_id"])].reset_index(drop=True), [problem]
 
 
 def row_name(attention: str, variant: str = "", setting: str = "") -> str:

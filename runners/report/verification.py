@@ -1,5 +1,6 @@
 """What `attnbench verify` found, a cell per mechanism and pattern, and how the runs ended."""
 
+import numpy as np
 import pandas as pd
 
 from runners.report.leaderboard import NOT_RUN
@@ -7,6 +8,8 @@ from runners.report.published import row_names
 from runners.report.render import Table
 from runners.report.table import PATTERNS, ROW, known_patterns
 
+NUM_NAMED = 3
+"""How many of the runs that share a fate are named at the top of the page."""
 REFUSAL = "refusal"
 """The check of a pattern that is not claimed."""
 
@@ -17,10 +20,11 @@ def verification(rows: pd.DataFrame) -> Table | None:
     Args:
         rows: The tidy table, in which a check is the metric `verify/<pattern>/<check>`.
     """
-    checks = rows[rows["command"].eq("verify") & rows["metric"].str.startswith("verify/")].copy()
+    checks = rows[rows["command"].eq("verify")].copy()
+    checks[["of", "check"]] = checks["metric"].str.extract("^verify/([^/]+)/(.+)$")
+    checks = checks.dropna(subset="check")
     if checks.empty:
         return None
-    checks[["of", "check"]] = checks["metric"].str.split("/", n=2, expand=True)[[1, 2]]
     checks["name"] = row_names(checks)
     checks["verdict"] = checks["comment"].str.extract("^(failed|warning):", expand=False).fillna("")
     cells = {
@@ -30,7 +34,7 @@ def verification(rows: pd.DataFrame) -> Table | None:
     patterns = known_patterns(checks.assign(pattern=checks["of"]))
     return Table(
         name="verification",
-        title="Claims that `attnbench verify` examined",
+        title="Claims that attnbench verify examined",
         header=["attention", *(PATTERNS.get(pattern, pattern) for pattern in patterns)],
         lines=[[name, *(cells.get((name, p), NOT_RUN) for p in patterns)] for name in names],
         data=checks[[*ROW, "of", "check", "verdict", "value", "comment"]].rename(
@@ -48,6 +52,27 @@ def _cell(checks: pd.DataFrame) -> str:
     warnings = list(checks.loc[checks["verdict"] == "warning", "check"])
     told = [f"REFUTED: {', '.join(failed)}"] if failed else [f"holds ({len(checks)} checks)"]
     return "; ".join(told + ([f"warning: {', '.join(warnings)}"] if warnings else []))
+
+
+def divergences(rows: pd.DataFrame) -> list[str]:
+    """A line for the runs that diverged, and one for those that ended well with no finite score."""
+    is_score = rows["split"].eq("test") & rows["step"].isna()
+    is_broken = rows["status"].eq("ok") & is_score & (rows["is_nan"] | np.isinf(rows["value"]))
+    return [
+        *_named("diverged", rows[rows["status"].eq("diverged")]),
+        *_named("ended with a score that is not finite", rows[is_broken]),
+    ]
+
+
+def _named(fate: str, rows: pd.DataFrame) -> list[str]:
+    """`3 runs diverged: abc mqar causal_self seed 0 (loss not finite at step 12); …`."""
+    runs = rows.drop_duplicates("run_id")
+    seeds = "seed " + runs["seed"]
+    errors = ("(" + runs["error"] + ")").where(runs["error"].ne(""), "")
+    parts = zip(row_names(runs), runs["task"], runs["pattern"], seeds, errors, strict=True)
+    names = [" ".join(filter(None, each)) for each in parts]
+    rest = ["…"] if len(names) > NUM_NAMED else []
+    return [f"{len(names)} runs {fate}: {'; '.join(names[:NUM_NAMED] + rest)}"] if names else []
 
 
 def endings(rows: pd.DataFrame) -> Table | None:

@@ -113,8 +113,8 @@ class ForecastingData(TaskData):
 
     @property
     def dataset(self) -> str:
-        """The stem of the file, as ETTh1."""
-        return "announced-synthetic" if self.source == "generated" else stem(Path(self.source))
+        """The stem of the file, as ETTh1, or what is generated."""
+        return "series-synthetic" if self.source == "generated" else stem(Path(self.source))
 
     @property
     def facts(self) -> dict[str, Any]:

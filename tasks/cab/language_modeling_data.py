@@ -145,9 +145,9 @@ class LanguageModelingData(TaskData):
 
     @property
     def dataset(self) -> str:
-        """PG-19; marked where it is generated, or only a part."""
+        """PG-19, marked where it is only a part; or what is generated."""
         if self.source == "generated":
-            return "PG-19-synthetic"
+            return "books-synthetic"
         is_complete = self._ready.train.num_books == OFFICIAL_TRAIN_BOOKS
         return "PG-19" if is_complete else "PG-19-sample"
 

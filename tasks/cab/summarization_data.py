@@ -187,9 +187,9 @@ class SummarizationData(TaskData):
 
     @property
     def dataset(self) -> str:
-        """Multi-News; marked where it is generated, or only a part."""
+        """Multi-News, marked where it is only a part; or what is generated."""
         if self.source == "generated":
-            return "Multi-News-synthetic"
+            return "lookups-synthetic"
         return "Multi-News" if self.is_complete else "Multi-News-sample"
 
     @property

@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from runners.report import drawing
-from runners.report.drawing import COLOURS, file_name, styles
+from runners.report.drawing import COLOURS, styles
 
 
 def test_one_colour_and_marker_per_mechanism_and_a_line_per_settings() -> None:
@@ -23,11 +22,35 @@ def test_the_look_depends_on_the_mechanisms_and_not_on_their_order() -> None:
     assert styles(rows)["softmax", "", ""].colour == "#000000"
 
 
-def test_a_hundred_mechanisms_look_different() -> None:
-    found = styles([(f"m{i:03}", "", "") for i in range(len(COLOURS) * len(drawing.MARKERS))])
-    looks = {(style.colour, style.marker) for style in found.values()}
-    # The cycles of 9 and 12 repeat together after 36.
-    assert len(looks) == math.lcm(len(COLOURS), len(drawing.MARKERS))
+def test_a_hundred_mechanisms_of_sixteen_settings_look_different() -> None:
+    rows = [(f"m{i:03}", f"w={j:02}", "") for i in range(108) for j in range(16)]
+    assert len(set(styles(rows).values())) == len(rows)
+    assert len(COLOURS) * len(drawing.MARKERS) == 108
+
+
+def test_a_colour_that_comes_again_has_another_line_and_marker() -> None:
+    found = list(styles([(f"m{i:03}", "", "") for i in range(27)]).values())
+    for one, again in zip(found, found[9:], strict=False):
+        assert one.colour == again.colour
+        assert one.marker != again.marker
+        assert one.line != again.line
+
+
+@pytest.mark.parametrize("count", [3, 9, 20, 45, 100])
+def test_every_name_of_a_legend_is_in_the_picture(count: int) -> None:
+    rows = [("softmax", "", "")]
+    rows += [(f"a_mechanism_{i:03}", "window=8", "") for i in range(count - 1)]
+    figure, _ = drawing.panels(1, 1, 2.8, 2.3, names=rows)
+    drawing.legend(figure, rows, styles(rows))
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    box, room = legend.get_window_extent(), figure.bbox
+    assert len(legend.texts) == count
+    assert room.x0 <= box.x0
+    assert box.x1 <= room.x1 + 1
+    assert room.y0 <= box.y0
+    assert box.y1 <= room.y1
+    assert figure.axes[0].get_window_extent().x1 <= box.x0
 
 
 def luminance(colour: str) -> float:
@@ -68,7 +91,3 @@ def test_the_same_figure_gives_the_same_files(tmp_path: Path) -> None:
         drawing.save(figure, tmp_path, name)
         written.append([(tmp_path / f"{name}.{kind}").read_bytes() for kind in ("png", "svg")])
     assert written[0] == written[1]
-
-
-def test_a_file_name_has_nothing_that_a_file_system_refuses() -> None:
-    assert file_name("quality", "", "a/b c:d", "w=8") == "quality_a-b-c-d_w=8"

@@ -134,6 +134,7 @@ def score(attention: str, value: float, metric: str = "mse", **cell: str) -> dic
         "setting": "",
         "direction": "higher" if metric == "accuracy" else "lower",
         "value": value,
+        "same_as": "",
     } | cell
 
 
@@ -166,6 +167,15 @@ def test_the_control_is_scored_but_is_of_no_population() -> None:
     assert population["mu"].item() == 2.0
     found = task_indices(scores, population).set_index("attention")["index"]
     assert found["none"] == pytest.approx(-98 / math.sqrt(2))
+
+
+def test_a_mechanism_that_is_softmax_here_counts_once() -> None:
+    made = [score("a", 1.0), score("softmax", 3.0), score("local", 3.0, same_as="softmax")]
+    population = own_constants(pd.DataFrame(made)[SCORES])
+    assert population["population"].item() == "a, softmax"
+    assert population["mu"].item() == 2.0
+    found = task_indices(pd.DataFrame(made)[SCORES], population).set_index("attention")["index"]
+    assert found["local"] == found["softmax"] == pytest.approx(-1 / math.sqrt(2))
 
 
 def test_ratios_are_above_one_for_the_better() -> None:

@@ -1,4 +1,6 @@
-from runners.records import Record, Status
+import math
+
+from runners.records import Measurement, Record, Status
 from runners.report.leaderboard import leaderboards, with_ratios
 from runners.report.render import Table
 from runners.report.statistics import quality
@@ -23,7 +25,7 @@ def test_a_known_table() -> None:
     assert table.title == "Leaderboard, causal self"
     assert table.header == ["attention", "mqar|accuracy ↑", "mqar|nll ↓"]
     assert lines(table) == {
-        "softmax": ["0.9000 ± 0", "1.000 ± 0"],
+        "softmax": ["0.9000 (2 equal)", "1.000 (2 equal)"],
         "abc": ["0.4500† (0.50×)", "0.5000† (0.50×)"],
         "performer": ["oom", "oom"],
     }
@@ -41,6 +43,65 @@ def test_the_best_is_marked_in_the_direction_of_the_metric() -> None:
 def test_a_tie_has_two_best() -> None:
     table = only(train("softmax", {"accuracy": 0.9}), train("abc", {"accuracy": 0.9}))
     assert len(table.best) == 2
+
+
+def test_what_reads_the_same_is_bold_together() -> None:
+    table = only(
+        train("softmax", {"accuracy": 0.99951}),
+        train("abc", {"accuracy": 0.99949}),
+        train("local", {"accuracy": 0.9}),
+    )
+    best = {table.lines[i][0] for i, _ in table.best}
+    assert best == {"softmax", "abc"}
+    zero = only(train("softmax", {"mse": 0.0}), train("abc", {"mse": 0.3}))
+    assert {zero.lines[i][0] for i, _ in zero.best} == {"softmax"}
+
+
+def test_a_run_that_diverged_is_never_first() -> None:
+    table = only(
+        *(train("abc", {"mse": value}, seed=i) for i, value in enumerate((0.2, 0.3, math.nan))),
+        *(train("softmax", {"mse": 0.4}, seed=i) for i in range(3)),
+        *(train("local", {"mse": 0.1}, seed=i) for i in range(2)),
+        train("local", status=Status.DIVERGED, seed=2),
+    )
+    assert lines(table) == {
+        "softmax": ["0.4000 (3 equal)"],
+        "abc": ["not finite (1 of 3)"],
+        "local": ["diverged (1 of 3)"],
+    }
+    assert {table.lines[i][0] for i, _ in table.best} == {"softmax"}
+    assert any(note.startswith("diverged or not finite") for note in table.notes)
+
+
+def twin(name: str, values: tuple[float, ...], seed: int = 0) -> Record:
+    curve = [
+        Measurement("nll", value, "", "lower", "validation", step=step)
+        for step, value in enumerate(values)
+    ]
+    return train(name, {"nll": values[-1] / 2}, seed=seed, extra=curve)
+
+
+def test_a_window_as_long_as_the_input_is_said_to_be_softmax() -> None:
+    values = (2.5, 1.25, 0.7)
+    table = only(
+        *(twin("softmax", values, seed) for seed in (0, 1)),
+        *(twin("local_window", values, seed) for seed in (0, 1)),
+        *(twin("abc", (2.5, 1.25, 0.7 + seed / 8), seed) for seed in (0, 1)),
+    )
+    told = lines(table)
+    assert list(told) == ["softmax", "local_window", "abc"]
+    assert told["local_window"] == ["same as softmax here"]
+    assert told["softmax"] == ["0.3500 (2 equal)"]
+    assert told["abc"] == ["0.381 (0.350 … 0.412) (1.09×)"]
+    assert {table.lines[i][0] for i, _ in table.best} == {"softmax", "local_window"}
+    assert any(note.startswith("same as …") for note in table.notes)
+
+
+def test_scores_that_only_agree_in_the_end_are_of_two_mechanisms() -> None:
+    table = only(twin("softmax", (2.0, 1.0, 0.5)), twin("abc", (3.0, 1.0, 0.5)))
+    assert lines(table)["abc"] == ["0.2500† (1.00×)"]
+    solved = only(train("softmax", {"accuracy": 1.0}), train("abc", {"accuracy": 1.0}))
+    assert lines(solved)["abc"] == ["1.000† (1.00×)"]
 
 
 def test_rows_with_most_results_come_first_then_by_rank() -> None:

@@ -1,11 +1,13 @@
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from runners.report.render import Table, bullets
+from runners.report.render import Table, bullets, file_name, write_csv
 
 TABLE = Table(
     name="small",
@@ -56,3 +58,33 @@ def test_a_wide_table_is_parted_and_loses_nothing(width: int) -> None:
     for part in ("A & B", "local_window", "3.0 ± 0.1", "top_1 (%) ↑", "50", "failed"):
         assert part in text
     assert text.count("local_window") == (2 if width == 30 else 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["[x](http://h)", "![x](u)", "<img src=x>", "`x`", "$x$", "~~x~~", "a|b", "&lt;"]
+)
+def test_no_text_is_markup(text: str) -> None:
+    found = bullets([text]).removeprefix("- ")
+    assert not re.search(r"(?<!\\)([\[\]<>`$~|*_]|:(?=//)|&l)", found)
+    assert re.sub(r"\\(.)", r"\1", found) == text
+
+
+def test_a_text_that_a_spreadsheet_would_compute_is_kept_from_it(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"name": ["=1+1", "@x", "+x", "-x", "-0.5", "a=b"], "value": [-1.0] * 6})
+    write_csv(frame, tmp_path / "a.csv")
+    lines = (tmp_path / "a.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ["'=1+1", "'@x", "'+x", "'-x", "-0.5", "a=b"]
+    assert {line.split(",")[1] for line in lines} == {"-1.0"}
+
+
+def test_a_row_cannot_begin_with_an_argument_of_the_line_break() -> None:
+    table = replace(TABLE, lines=[["[1cm]", "*", "…"]], best=frozenset())
+    assert "\n{[}1cm{]} & {*} & \\dots{} \\\\\n" in table.latex()
+
+
+def test_a_file_name_has_nothing_that_a_file_system_refuses() -> None:
+    assert file_name("quality", "", "a b, c", "w=8") == "quality_a-b--c_w=8"
+    odd = [file_name("a/b"), file_name("a\\b"), file_name("a\x00b"), file_name("n" * 3000)]
+    assert len(set(odd)) == len(odd)
+    assert all(re.fullmatch(r"[\w=.+-]{1,140}", name) for name in odd)
+    assert file_name("n" * 3000) != file_name("n" * 3001)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runners.records import Measurement, Status
 from runners.report.statistics import (
-    Estimate,
+    bounds_of,
     estimate,
     quality,
     significant,
@@ -49,35 +49,68 @@ def test_one_value_has_no_interval_and_is_marked() -> None:
 
 
 def test_missing_values_are_left_out_and_not_zero() -> None:
-    assert estimate([1.0, math.nan, 3.0]).mean == 2.0
-    assert estimate([1.0, math.nan, 3.0]).n == 2
+    assert estimate([1.0, math.nan, 3.0, math.inf]).mean == 2.0
+    assert estimate([1.0, math.nan, 3.0, math.inf]).n == 2
     assert estimate([math.nan]).n == 0
     assert str(estimate([])) == ""
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9), st.floats(0.001, 1000))
+@given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=9), st.floats(0.001, 1000))
 def test_the_interval_scales_with_the_values(values: list[float], scale: float) -> None:
     one, other = estimate(values), estimate([scale * value for value in values])
     size = scale * max(map(abs, values))  # the mean of large values may cancel to near 0
     assert other.mean == pytest.approx(scale * one.mean, rel=1e-9, abs=1e-9 * size)
-    assert other.half_width == pytest.approx(scale * one.half_width, rel=1e-6, abs=1e-9 * size)
+    half = scale * (one.half_width if one.low != one.high else 0.0)
+    found = other.half_width if other.low != other.high else 0.0
+    assert found == pytest.approx(half, rel=1e-6, abs=1e-9 * size)
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("values", "text"),
     [
-        (Estimate(0.25134, 0.0041, 3), "0.2513 ± 0.0041"),
-        (Estimate(34.613, 1.26, 3), "34.6 ± 1.3"),
-        (Estimate(5321.4, 123.0, 2), "5321 ± 123"),
-        (Estimate(1.0, 0.0, 2), "1.000 ± 0"),
-        (Estimate(1.2345e-5, 2.1e-8, 2), "1.234e-05 ± 2.1e-08"),
-        (Estimate(math.inf, math.nan, 2), "inf ± nan"),
-        (Estimate(186.35, math.nan, 1), "186.3†"),
+        ([0.25134 - 0.00165, 0.25134, 0.25134 + 0.00165], "0.2513 ± 0.0041"),
+        ([34.106, 34.613, 35.120], "34.6 ± 1.3"),
+        ([5272.0, 5321.4, 5371.0], "5321 ± 123"),
+        ([0.2, 1.0, -0.6], "0.200 ± 1.987"),  # three digits of the mean at least
+        ([1.2342e-5, 1.2343e-5, 1.2341e-5], "1.234e-05 ± 2.484e-09"),
+        ([186.35], "186.3†"),
+        ([0.9995, 0.9995], "0.9995 (2 equal)"),
+        ([0.1, 0.1, 0.1], "0.1000 (3 equal)"),
+        ([0.2, 0.3], "0.250 (0.200 … 0.300)"),
     ],
 )
-def test_an_estimate_has_the_digits_that_its_interval_allows(found: Estimate, text: str) -> None:
-    assert str(found) == text
+def test_an_estimate_has_the_digits_that_its_interval_allows(
+    values: list[float], text: str
+) -> None:
+    assert str(estimate(values)) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "text"),
+    [
+        ("rouge1", [99.0, 80.0, 99.9], "93.0 [65.0, 100.0]"),
+        ("accuracy_4_pairs", [0.0, 0.01, 0.002], "0.00400 [0.00000, 0.01714]"),
+        ("nll", [0.2, 0.3, 0.4], "0.300 ± 0.248"),  # inside of the range
+        ("something", [0.0, 0.01, 0.002], "0.00400 ± 0.01314"),  # of a range that is not known
+    ],
+)
+def test_an_interval_ends_where_the_metric_does(
+    metric: str, values: list[float], text: str
+) -> None:
+    assert str(estimate(values, bounds_of(metric))) == text
+
+
+def test_two_seeds_have_their_range_and_no_interval() -> None:
+    found = estimate([0.3, 0.2])
+    assert math.isnan(found.half_width)
+    assert (found.low, found.high) == (0.2, 0.3)
+
+
+def test_large_values_do_not_overflow() -> None:
+    assert estimate([1e308, 1e308, 1e308]).mean == 1e308
+    assert estimate([1e308, 1.5e308]).mean == pytest.approx(1.25e308)
+    assert str(estimate([1e308])) == "1.000e+308†"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +151,41 @@ def test_a_cell_without_any_result_has_its_status_in_every_metric() -> None:
     cells = found[found["attention"] == "abc"].set_index("metric")
     assert cells["status"].to_dict() == {"mse": "unsupported", "mae": "unsupported"}
     assert cells["mean"].isna().all()
+
+
+def broken_cell(*values: float, num_diverged: int = 0) -> dict:
+    made = [train("abc", {"mse": value}, seed=seed) for seed, value in enumerate(values)]
+    made += [train("abc", status=Status.DIVERGED, seed=10 + i) for i in range(num_diverged)]
+    found = quality(rows(made, train("softmax", {"mse": 0.5})))
+    return found[found["attention"] == "abc"].iloc[0].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "num_diverged", "status"),
+    [
+        ((0.2, 0.3, math.nan), 0, "not finite (1 of 3)"),
+        ((0.2, math.inf), 0, "not finite (1 of 2)"),
+        ((0.2, 0.3), 1, "diverged (1 of 3)"),
+        ((0.2, math.nan), 1, "not finite (1 of 3), diverged (1 of 3)"),
+        ((), 2, "diverged"),
+        ((math.nan,), 0, "not finite"),
+    ],
+)
+def test_a_run_that_diverged_is_not_averaged_away(
+    values: tuple[float, ...], num_diverged: int, status: str
+) -> None:
+    found = broken_cell(*values, num_diverged=num_diverged)
+    assert found["status"] == status
+    assert found["n"] == 0
+    assert math.isnan(found["mean"])
+    assert found["values"] == ()
+
+
+def test_the_cost_of_a_training_that_diverged_hides_none_of_the_others() -> None:
+    made = [train("abc", extra=[Measurement("step_time", 3.0)], seed=0)]
+    made += [train("abc", status=Status.DIVERGED, seed=1)]
+    found = training_costs(rows(made))
+    assert (found["mean"].item(), found["failures"].item()) == (3.0, "1 of 2 diverged")
 
 
 def test_a_task_that_nobody_finished_still_has_its_cells() -> None:

@@ -1,11 +1,16 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from attentions.base import Pattern
-from runners.records import Measurement, Status
-from runners.report.table import COLUMNS, PATTERNS, NoRecords, collect, known_patterns
+from runners.records import Measurement, Record, Status
+from runners.report.collection import NoRecords, collect
+from runners.report.report import write_report
+from runners.report.statistics import quality
+from runners.report.table import COLUMNS, PATTERNS, known_patterns, without_repeats
 from tests.runners.report.made import folder, rows, speed, train
 
 
@@ -144,6 +149,88 @@ def test_the_same_run_in_two_folders_counts_once(tmp_path: Path) -> None:
     found = collect(folders)
     assert [record.measurements[0].value for record in found.records] == [0.2]
     assert found.problems == ("2 runs are in more than one folder: the later one counts",)
+
+
+def of_code(
+    name: str, code: str, value: float, started_at: str, settings_id: str = "s", **fields: Any
+) -> Record:
+    """A run of one experiment, its identity that of its code."""
+    made = train(name, {"accuracy": value}, started_at=started_at, **fields)
+    sources = {"my_attention": code}
+    return replace(made, run_id=f"{name}{code}", settings_id=settings_id, sources=sources)
+
+
+def test_a_record_of_other_code_is_superseded_by_the_newest(tmp_path: Path) -> None:
+    made = [
+        of_code("mine", "old", 0.9, "2025-01-01"),
+        of_code("mine", "new", 0.4, "2025-01-03"),
+        of_code("mine", "older", 0.8, "2024-01-01"),
+        of_code("abc", "old", 0.5, "2024-01-01", settings_id="other"),
+    ]
+    folder(tmp_path, *made)
+    found = collect([tmp_path])
+    assert {record.run_id for record in found.records} == {"minenew", "abcold"}
+    (problem,) = found.problems
+    assert problem.startswith("2 records are superseded by newer ones of other code or data")
+    assert "mine mqar causal_self seed 0 of 2025-01-01 (my_attention changed since)" in problem
+    page = write_report([tmp_path], tmp_path / "report").read_text()
+    assert "2 records are superseded" in page.split("\n## ")[0]
+    assert "0.9000" not in page
+    assert "0.4000†" in page
+
+
+def test_code_that_fails_now_has_no_number_of_before(tmp_path: Path) -> None:
+    broken = of_code("mine", "new", 0.0, "2025-01-03", status=Status.FAILED)
+    folder(tmp_path, of_code("mine", "old", 0.9, "2025-01-01"), broken)
+    assert [record.run_id for record in collect([tmp_path]).records] == ["minenew"]
+
+
+def test_records_from_before_there_was_a_settings_id_stand_for_themselves(tmp_path: Path) -> None:
+    folder(tmp_path, *(train("abc", {"accuracy": 0.1}, seed=seed) for seed in range(3)))
+    found = collect([tmp_path])
+    assert (len(found.records), found.problems) == (3, ())
+
+
+def of_class(path: str, value: float, seed: int = 0) -> Record:
+    made = train(path.rsplit(".", 1)[-1], {"accuracy": value}, seed=seed)
+    config = {**made.config, "attention": {"_target_": path}}
+    labels = {**made.labels, "attention_class": path}
+    return replace(made, run_id=f"{path}{seed}", config=config, labels=labels)
+
+
+def test_two_classes_of_one_name_are_told_apart_by_their_modules() -> None:
+    table = rows(of_class("v1.Mine", 0.1), of_class("v2.Mine", 0.9), of_class("v1.Other", 0.5))
+    assert list(table["attention"]) == ["v1.Mine", "v2.Mine", "Other"]
+    found = quality(table).set_index("attention")
+    assert found["mean"].to_dict() == {"v1.Mine": 0.1, "v2.Mine": 0.9, "Other": 0.5}
+    deep = rows(of_class("a.x.m.Mine", 0.1), of_class("a.y.m.Mine", 0.9))
+    assert list(deep["attention"]) == ["x.m.Mine", "y.m.Mine"]
+    nested = rows(of_class("m.Mine", 0.1), of_class("a.m.Mine", 0.9))
+    assert len(set(nested["attention"])) == 2
+
+
+def test_a_class_with_the_name_of_a_shipped_mechanism_is_not_it() -> None:
+    shipped = of_class("attentions.softmax.softmax.softmax", 0.9)
+    table = rows(shipped, of_class("mine.softmax", 0.1))
+    assert list(table["attention"]) == ["softmax", "mine.softmax"]
+
+
+def test_a_seed_that_is_there_twice_is_named_and_counts_once(tmp_path: Path) -> None:
+    made = [train("abc", {"accuracy": 0.5}, seed=seed) for seed in (0, 1)]
+    again = train("abc", {"accuracy": 0.5}, seed=1, started_at="2025-01-02")
+    again = replace(again, run_id="again", config={**again.config, "device": "cpu"})
+    folder(tmp_path, *made, again)
+    page = write_report([tmp_path], tmp_path / "report").read_text()
+    assert "1 runs repeat a seed of the same settings" in page
+    assert "abc mqar causal\\_self seed 1" in page
+    assert "0.5000 (2 equal)" in page
+
+
+def test_seeds_of_parts_are_seeds_too() -> None:
+    made = [train("abc", {"accuracy": s / 9}, data={"seed": s}) for s in (0, 1)]
+    table, problems = without_repeats(rows(made))
+    assert list(table["seed"]) == ["0", "0, data.seed=1"]
+    assert problems == []
 
 
 def test_lengths_and_steps_are_whole_numbers_or_missing(tmp_path: Path) -> None:
