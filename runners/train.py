@@ -39,7 +39,7 @@ def measure(run: Run) -> None:
     torch.manual_seed(config.seed)
     slots = AttentionSlots(attention, config.pattern)
     model: Task = instantiate(config.task.model, _partial_=True)(slots=slots, **data.facts)
-    run.labels |= {"dataset": data.dataset, "backbone": model.backbone}
+    run.labels |= {"dataset": data.dataset, "backbone": model.backbone, **data.labels}
 
     history = History(config.seed, frozenset(model.directions))
     trainer, best = _trainer(run, model, history)

@@ -162,6 +162,11 @@ class TaskData(LightningDataModule):
         raise NotImplementedError
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What its settings left to the data, for the record of the run."""
+        return {}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What only the data know and the model is built from (channels, vocabulary size)."""
         return {}
