@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.base import TaskData
+from tasks.base import TaskData, check_counts
 from tasks.cab.forecasting_series import (
     SPLITS,
     Series,
@@ -103,10 +103,10 @@ class ForecastingData(TaskData):
             raise ValueError(
                 f"features must be S (target alone) or M (all columns), got {features!r}"
             )
-        if min(input_len, horizon) < 1 or not 0 <= label_len <= input_len:
+        check_counts(input_len=input_len, horizon=horizon, num_windows=num_windows)
+        if not 0 <= label_len <= input_len:
             raise ValueError(
-                "input_len and horizon must be positive and label_len between 0 and input_len, "
-                f"got {input_len}, {horizon} and {label_len}"
+                f"label_len must be between 0 and input_len {input_len}, got {label_len}"
             )
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

@@ -259,7 +259,8 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"features": "MS"}, "features must be S .* got 'MS'"),
-        ({"label_len": 11}, "label_len between 0 and input_len, got 10, 5 and 11"),
+        ({"label_len": 11}, "label_len must be between 0 and input_len 10, got 11"),
+        ({"horizon": 0}, "horizon must be positive, got 0"),
         ({"source": "generated"}, "generated series have features M .* got S, 10 and 5"),
         ({"source": "hub"}, "no data set on the hub"),
         ({"split": "ETT"}, "split must be one of auto, ett, ratio, got 'ETT'"),
@@ -269,6 +270,13 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
 def test_settings_that_make_no_windows_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ForecastingData(**{"source": "series.csv", **SIZES, **changes})
+
+
+def test_an_evaluation_without_rows_is_refused(tmp_path: Path) -> None:
+    data = load(tmp_path / "series.csv", table(200))
+    data.test.starts = torch.arange(0)
+    with pytest.raises(ValueError, match="series: there are no rows to evaluate on"):
+        data.test_dataloader()
 
 
 def test_the_published_file_gives_the_published_numbers_of_windows(real_data: Path) -> None:
