@@ -45,7 +45,7 @@ def measure(run: Run) -> None:
     torch.manual_seed(config.seed)
     build = instantiate(config.task.model, _partial_=True)
     model: Task = build(slots=AttentionSlots(attention, config.pattern), **data.facts)
-    run.labels |= {"dataset": data.dataset, "backbone": model.backbone}
+    run.labels |= {"dataset": data.dataset, "backbone": model.backbone, **data.labels}
 
     history = History(config.seed, frozenset(model.directions))
     trainer, checkpoints = _trainer(run, device, model, history)

@@ -134,6 +134,15 @@ class EpochBatches(Sampler[Tensor]):
         return batches[torch.distributed.get_rank() :: world_size]
 
 
+def check_counts(**counts: int | None) -> None:
+    """Raise ValueError for a count that is no whole number above 0; None is one not given."""
+    for name, value in counts.items():
+        if value is not None and not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
 class TaskData(LightningDataModule):
     """The data of a task. A subclass sets `train`, `validation` and `test` in `setup`.
 
@@ -152,8 +161,7 @@ class TaskData(LightningDataModule):
         self, *, batch_size: int, eval_batch_size: int | None = None, seed: int = 0
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.seed = seed
@@ -163,6 +171,11 @@ class TaskData(LightningDataModule):
     def dataset(self) -> str:
         """Its name in the results; a stand-in's ends in "-synthetic"."""
         raise NotImplementedError
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What its settings left to the data, for the record of the run."""
+        return {}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -186,6 +199,8 @@ class TaskData(LightningDataModule):
             raise ValueError(
                 f"{self.dataset}: {len(rows)} training rows are fewer than batch_size {batch_size}"
             )
+        if not len(rows):
+            raise ValueError(f"{self.dataset}: there are no rows to evaluate on")
         batches = EpochBatches(
             len(rows),
             batch_size,

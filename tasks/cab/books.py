@@ -25,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 END_OF_BOOK = "<|endoftext|>"
 BOOKS_AT_ONCE = 16
 """Tokenised side by side."""
-FORMAT = 1
+FORMAT = 2
 """Of the kept streams; another number leaves the old ones aside."""
 GENERATED = {"train": 1500, "validation": 60, "test": 60}
 """Books; the same for every seed."""

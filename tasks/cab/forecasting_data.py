@@ -7,12 +7,20 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.base import TaskData
-from tasks.cab.forecasting_series import Series, read_csv, split, stem, time_features
+from tasks.base import TaskData, check_counts
+from tasks.cab.forecasting_series import (
+    SPLITS,
+    Series,
+    read_csv,
+    resolve_split,
+    split,
+    standardise,
+    stem,
+    time_features,
+)
 
 
 class Batch(NamedTuple):
@@ -66,6 +74,8 @@ class ForecastingData(TaskData):
         input_len: Past rows per window.
         label_len: How many of them start the decoder.
         horizon: Future rows per window.
+        split: Of the rows: "ett", "ratio", or "auto" for what goes with the file's name; see
+            `tasks.cab.forecasting_series.split`.
         num_windows: Generated windows, for training; an eighth as many for each evaluation.
     """
 
@@ -82,6 +92,7 @@ class ForecastingData(TaskData):
         input_len: int,
         label_len: int,
         horizon: int,
+        split: str = "auto",
         num_windows: int = 4096,
         batch_size: int,
         eval_batch_size: int | None = None,
@@ -92,10 +103,17 @@ class ForecastingData(TaskData):
             raise ValueError(
                 f"features must be S (target alone) or M (all columns), got {features!r}"
             )
-        if min(input_len, horizon) < 1 or not 0 <= label_len <= input_len:
+        check_counts(input_len=input_len, horizon=horizon, num_windows=num_windows)
+        if not 0 <= label_len <= input_len:
             raise ValueError(
-                "input_len and horizon must be positive and label_len between 0 and input_len, "
-                f"got {input_len}, {horizon} and {label_len}"
+                f"label_len must be between 0 and input_len {input_len}, got {label_len}"
+            )
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if num_windows < 8:
+            raise ValueError(
+                "num_windows must be at least 8, of which an eighth is added for each evaluation, "
+                f"got {num_windows}"
             )
         if source == "generated" and (features != "M" or input_len <= horizon):
             raise ValueError(
@@ -109,12 +127,18 @@ class ForecastingData(TaskData):
             )
         self.source, self.features, self.target = source, features, target
         self.input_len, self.label_len, self.horizon = input_len, label_len, horizon
+        self.split = resolve_split(Path(source), split)
         self.num_windows = num_windows
 
     @property
     def dataset(self) -> str:
         """The stem of the file, as ETTh1, or what is generated."""
         return "series-synthetic" if self.source == "generated" else stem(Path(self.source))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """How the rows were split, where there is a file of them."""
+        return {} if self.source == "generated" else {"data_split": self.split}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -145,10 +169,8 @@ class ForecastingData(TaskData):
         )
 
     def _split(self, series: Series) -> None:
-        spans = split(series, self.input_len, self.horizon)
-        train_rows = series.values[slice(*spans[0])]
-        mean, std = train_rows.mean(axis=0), train_rows.std(axis=0)
-        values = torch.from_numpy((series.values - mean) / np.where(std > 0, std, 1.0)).float()
+        spans = split(series, self.split, self.input_len, self.horizon)
+        values = standardise(series, spans[0][1])
         times = time_features(series)
         last = self.input_len + self.horizon - 1
         self.train, self.validation, self.test = (

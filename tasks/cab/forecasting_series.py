@@ -7,6 +7,7 @@ quarter-hourly ETTm1.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-TARGETS = {"WTH": "WetBulbCelsius", "ECL": "MT_320"}
+TARGETS = {"wth": "WetBulbCelsius", "ecl": "MT_320"}
 """The target column of the data sets where it is not OT."""
 DATE_FORMATS = ("ISO8601", "%m/%d/%Y %H:%M")
+SPLITS = ("auto", "ett", "ratio")
+"""How a series is split by time; see `split`."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,20 @@ class Series:
 
     Attributes:
         path: Its file.
+        columns: The names of the channels.
         values: (rows, channels).
         dates: (rows,).
     """
 
     path: Path
+    columns: Sequence[str]
     values: np.ndarray
     dates: pd.DatetimeIndex
 
 
 def stem(path: Path) -> str:
     """The name of a file without .csv or .csv.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".csv")
+    return re.sub(r"\.csv(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def read_csv(path: Path, features: str, target: str | None) -> Series:
@@ -50,16 +55,11 @@ def read_csv(path: Path, features: str, target: str | None) -> Series:
         target: The target column; None for the one of the data set, else OT.
 
     Raises:
-        ValueError: If the file, a column, a date or a number is missing or malformed. Rows are
-            counted from 1, below the header.
+        ValueError: If the file, a column, a date or a number is missing or malformed, or a column
+            of "M" is an index. Rows are counted from 1, below the header.
     """
-    if not path.is_file():
-        raise ValueError(f"forecasting: no file {path}")
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
-    target = target or TARGETS.get(stem(path), "OT")
+    table, names = _read(path)
+    target = target or TARGETS.get(stem(path).lower(), "OT")
     for column in ("date", target):
         if column not in table.columns:
             near = difflib.get_close_matches(column, table.columns, n=1)
@@ -69,18 +69,58 @@ def read_csv(path: Path, features: str, target: str | None) -> Series:
     if len(table) < 2:
         raise ValueError(f"{path}: too few rows: expected two at least, got {len(table)}")
     columns = [target] if features == "S" else [name for name in table.columns if name != "date"]
-    values = np.stack([_numbers(path, table[name]) for name in columns], axis=1)
-    return Series(path, values, _dates(path, table["date"]))
+    numbers = {name: _numbers(path, table[name]) for name in columns}
+    if features == "M":
+        _refuse_indices(path, names, numbers, target)
+    return Series(path, columns, np.stack(list(numbers.values()), axis=1), _dates(path, table))
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table, and its header as written: pandas invents names for empty and repeated ones."""
+    if not path.is_file():
+        raise ValueError(f"forecasting: no file {path}")
+    try:
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, low_memory=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable CSV file: {str(error).strip()}") from error
+    names = header.iloc[0].tolist()
+    if not table.index.equals(pd.RangeIndex(len(table))):  # pandas made one of the surplus
+        raise ValueError(f"{path}: rows with more fields than the {len(names)} of the header")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise ValueError(f"{path}: {names.count(name)} columns are called {name!r}")
+    return table, names
+
+
+def _refuse_indices(
+    path: Path, names: list[str], numbers: dict[str, np.ndarray], target: str
+) -> None:
+    """Refuse what a saved table has beside its measurements: it would be forecast too."""
+    advice = "an index is no channel: leave it out (in pandas, index=False)"
+    for number, name in enumerate(names, start=1):
+        if re.fullmatch(r"(Unnamed: \d+)?", name):
+            raise ValueError(f"{path}: column {number} has no name; {advice}")
+    for name, column in numbers.items():
+        if name != target and column[0] in (0, 1) and (np.diff(column) == 1).all():
+            raise ValueError(f"{path}: column {name!r} counts the rows; {advice}")
 
 
 def _numbers(path: Path, column: pd.Series) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     _refuse_first(path, column, ~np.isfinite(numbers), "a number")
+    largest = np.finfo(np.float32).max
+    _refuse_first(path, column, np.abs(numbers) > largest, "a number that float32 can hold")
     return numbers
 
 
-def _dates(path: Path, column: pd.Series) -> pd.DatetimeIndex:
-    parsed = [pd.to_datetime(column, format=f, errors="coerce") for f in DATE_FORMATS]
+def _dates(path: Path, table: pd.DataFrame) -> pd.DatetimeIndex:
+    column = table["date"]
+    text = column.astype(str)  # of numbers pandas would make nanoseconds
+    try:
+        parsed = [pd.to_datetime(text, format=f, errors="coerce") for f in DATE_FORMATS]
+    except ValueError as error:  # of times of different zones
+        raise ValueError(f"{path}: column 'date': {error}") from error
     dates = min(parsed, key=lambda dates: dates.isna().sum())
     _refuse_first(
         path, column, dates.isna().to_numpy(), "a date as 2016-07-01 00:00:00 or 7/1/2016 0:00"
@@ -97,17 +137,31 @@ def _refuse_first(path: Path, column: pd.Series, bad: np.ndarray, expected: str)
         )
 
 
-def split(series: Series, input_len: int, horizon: int) -> Sequence[tuple[int, int]]:
+def resolve_split(path: Path, split: str) -> str:
+    """What "auto" is for a file: "ett" for ETTh1, ETTh2, ETTm1 and ETTm2 in any case of letters."""
+    if split != "auto":
+        return split
+    return "ett" if re.fullmatch(r"ett[hm]\d", stem(path), flags=re.IGNORECASE) else "ratio"
+
+
+def split(series: Series, kind: str, input_len: int, horizon: int) -> Sequence[tuple[int, int]]:
     """First row and end of the training, validation and test rows.
 
-    ETT: 12, 4 and 4 months of 30 days. Else: 70, 10 and 20 percent. Validation and test begin
-    `input_len` rows earlier, so that they forecast every row of their own.
+    Validation and test begin `input_len` rows earlier, so that they forecast every row of their
+    own.
+
+    Args:
+        series: The table.
+        kind: "ett" for 12, 4 and 4 months of 30 days (what is behind them is left out), "ratio"
+            for 70, 10 and 20 percent.
+        input_len: Past rows per window.
+        horizon: Future rows per window.
 
     Raises:
         ValueError: If there are too few rows for one window in each part.
     """
     num_rows = len(series.values)
-    if stem(series.path).startswith("ETT"):
+    if kind == "ett":
         month = 30 * pd.Timedelta(days=1) // _step(series)
         ends = [12 * month, 16 * month, 20 * month]
     else:
@@ -121,9 +175,34 @@ def split(series: Series, input_len: int, horizon: int) -> Sequence[tuple[int, i
     if ends[2] > num_rows or spans[1][0] < 0 or shortest < input_len + horizon:
         raise ValueError(
             f"{series.path}: too few rows for windows of {input_len} + {horizon}: "
-            f"{num_rows}, split at {ends}"
+            f"{num_rows}, split at {ends} ({kind})"
         )
     return spans
+
+
+def standardise(series: Series, num_train: int) -> Tensor:
+    """The values in deviations from the mean of the first `num_train` rows, (rows, channels).
+
+    A column that is constant there is centred alone.
+
+    Raises:
+        ValueError: If a value stands so far out that float32 cannot hold its square.
+    """
+    train = series.values[:num_train]
+    # The deviation of a constant that is not exact in binary is not 0 but the rounding of its mean.
+    rounding = 8 * np.finfo(np.float64).eps * np.abs(train).max(axis=0)
+    is_constant = np.ptp(train, axis=0) <= rounding
+    mean = np.where(is_constant, train[0], train.mean(axis=0))
+    scaled = (series.values - mean) / np.where(is_constant, 1.0, train.std(axis=0))
+    far = np.abs(scaled) > np.sqrt(np.finfo(np.float32).max)
+    if far.any():
+        row, column = np.argwhere(far)[0]
+        raise ValueError(
+            f"{series.path}: row {row + 1}, column {series.columns[column]!r}: expected a number "
+            f"near those of the {num_train} training rows, got "
+            f"{float(series.values[row, column])!r}, {scaled[row, column]:.1e} deviations off"
+        )
+    return torch.from_numpy(scaled).float()
 
 
 def _step(series: Series) -> pd.Timedelta:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tasks.base import TaskData
+from tasks.base import TaskData, check_counts
 from tasks.cab import books
 
 IGNORED = -100
@@ -131,11 +131,12 @@ class LanguageModelingData(TaskData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        numbers = {"seq_len": seq_len, "num_spans": num_spans, "span_len": span_len}
-        numbers |= {"context_lens": min(context_lens, default=1)}
-        for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+        check_counts(
+            seq_len=seq_len,
+            num_spans=num_spans,
+            span_len=span_len,
+            context_lens=min(context_lens, default=None),
+        )
         self.source, self.cache_dir = source, cache_dir
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.seq_len, self.context_lens = seq_len, list(context_lens)
@@ -176,8 +177,8 @@ class LanguageModelingData(TaskData):
         for split, stream in zip(books.SPLITS, streams, strict=True):
             if len(stream) <= self.seq_len:
                 raise ValueError(
-                    f"the {split} books have {len(stream)} tokens, too few for one block of "
-                    f"seq_len {self.seq_len} and the token after it"
+                    f"the {split} books of {self.source} have {len(stream)} tokens, too few for "
+                    f"one block of seq_len {self.seq_len} and the token after it"
                 )
         train, validation, test = streams
         self.train = blocks(train, self.seq_len, keep_last=False)

@@ -17,6 +17,8 @@ from datasets import load_dataset, load_dataset_builder
 HUB = "emozilla/pg19"
 """A copy in parquet: `deepmind/pg19` is a loading script, which `datasets` no longer runs."""
 SPLITS = ("train", "validation", "test")
+ROWS_AT_ONCE = 16
+"""Books of a parquet file that are in memory together."""
 
 
 class Books(Protocol):
@@ -35,8 +37,10 @@ def find(source: str) -> Books:
     """The books of "hub" or of a folder.
 
     Args:
-        source: "hub", or a folder with train, validation and test as `<split>*.parquet` with a
-            column `text`, or as text files `<split>/*.txt`, one per book.
+        source: "hub", or a folder with train, validation and test in one of these forms, of which
+            the first that is there is read: `<split>.parquet` with a column `text`, or its parts
+            `<split>-00000-of-00002.parquet` and so on, or text files `<split>/*.txt`, one per book,
+            in UTF-8. A text is taken as it is; a byte order mark is none of it.
 
     Raises:
         ValueError: If the hub cannot be had, or a file is missing, unreadable or empty.
@@ -53,7 +57,7 @@ class Hub:
 
     def texts(self, split: str) -> Iterable[str]:
         """See `Books`."""
-        return Texts({f"{HUB}, {split}": lambda: _ask(lambda: load_dataset(HUB, split=split))})
+        return Texts({f"{HUB}, {split}": lambda: _hub_rows(split)})
 
 
 class Folder:
@@ -83,7 +87,7 @@ class Folder:
 
 
 class Texts:
-    """The column `text` of several tables, which can be read more than once.
+    """The texts of several tables, which can be read more than once.
 
     Args:
         tables: How to open each, by the name that a message gives it.
@@ -95,10 +99,10 @@ class Texts:
     def __iter__(self) -> Iterator[str]:
         for name, rows in self.tables.items():
             try:
-                for number, row in enumerate(rows(), start=1):
-                    if not isinstance(row["text"], str):
+                for number, text in enumerate(rows(), start=1):
+                    if not isinstance(text, str):
                         raise ValueError(f"{name}: no text in row {number}")
-                    yield row["text"]
+                    yield text
             except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{name} cannot be read: {error}") from error
 
@@ -114,11 +118,19 @@ def _ask(question: Callable[[], Any]) -> Any:
         ) from error
 
 
+def _hub_rows(split: str) -> Iterator[Any]:
+    for row in _ask(lambda: load_dataset(HUB, split=split)):
+        yield row["text"]
+
+
 def _files(folder: Path, split: str) -> list[Path]:
-    parquet = sorted(folder.glob(f"{split}*.parquet"))
+    parquet = _parquet(folder, split)
     for path in parquet:
         _check_parquet(path)
-    files = parquet or sorted((folder / split).glob("*.txt"))
+    # Not what a file system leaves beside them: "._book.txt" is no book.
+    files = parquet or sorted(
+        path for path in (folder / split).glob("[!.]*") if path.suffix.lower() == ".txt"
+    )
     if not files:
         raise ValueError(
             f"missing file {folder / split}.parquet (or {folder / split}/*.txt): the folder must "
@@ -127,21 +139,46 @@ def _files(folder: Path, split: str) -> list[Path]:
     return files
 
 
+def _parquet(folder: Path, split: str) -> list[Path]:
+    """The one file of a split, or its parts as `datasets` names them: no other that begins so."""
+    whole = folder / f"{split}.parquet"
+    digits = "[0-9]" * 5
+    parts = sorted(folder.glob(f"{split}-{digits}-of-{digits}.parquet"))
+    if not parts:
+        return [whole] if whole.is_file() else []
+    if whole.is_file():
+        raise ValueError(f"both {whole} and its part {parts[0].name} are there: leave one of them")
+    count = int(parts[0].stem[-5:])
+    wanted = [folder / f"{split}-{i:05}-of-{count:05}.parquet" for i in range(count)]
+    if parts != wanted:
+        odd = min(set(parts) ^ set(wanted))
+        raise ValueError(
+            f"{odd} is {'one too many' if odd in parts else 'missing'}: the {split} "
+            f"books are in {count} parts"
+        )
+    return parts
+
+
 def _check_parquet(path: Path) -> None:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a parquet file: {error}") from error
-    if "text" not in schema.names:
-        raise ValueError(f"{path} has no column 'text', it has: {', '.join(schema.names)}")
+    if (count := schema.names.count("text")) != 1:
+        raise ValueError(
+            f"{path} has {count or 'no'} column 'text', it has: {', '.join(schema.names)}"
+        )
     if not num_rows:
         raise ValueError(f"{path} is empty: it has no rows")
 
 
-def _rows(path: Path) -> Iterable[Any]:
-    if path.suffix == ".txt":
-        return [{"text": path.read_text(encoding="utf-8")}]
-    # Streamed, so that nothing is copied into the cache of Hugging Face.
-    rows = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    return rows.select_columns("text")
+def _rows(path: Path) -> Iterator[Any]:
+    if path.suffix != ".parquet":
+        # Bytes: a file opened as text has its line breaks changed.
+        yield path.read_bytes().decode("utf-8-sig")
+        return
+    # Not by `datasets`, which tells a host of the hub of every file that it loads.
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["text"]):
+            yield from batch.column("text").to_pylist()

@@ -25,7 +25,7 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from tasks.base import TaskData
+from tasks.base import TaskData, check_counts
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
 BEGIN, PAD, END = SPECIAL = ("<s>", "<pad>", "</s>")
@@ -167,14 +167,12 @@ class SummarizationData(TaskData):
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        for name, value in {
-            "max_source_len": max_source_len,
-            "max_target_len": max_target_len,
-            "num_train": num_train,
-            "max_test_items": max_test_items,
-        }.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+        check_counts(
+            max_source_len=max_source_len,
+            max_target_len=max_target_len,
+            num_train=num_train,
+            max_test_items=max_test_items,
+        )
         self.source = source
         self.max_source_len = max_source_len
         self.max_target_len = max_target_len

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attentions.base import Pattern
 from tasks.backbones.recall import RecallDecoder
-from tasks.base import AttentionSlots, Task, TaskData
+from tasks.base import AttentionSlots, Task, TaskData, check_counts
 from tasks.metrics.mean import Mean
 
 IGNORED = -100
@@ -110,6 +110,8 @@ def _check_sizes(seq_len: int, num_pairs: Sequence[int], vocab_size: int, power:
             f"mqar: num_pairs must be between 1 and {most} for seq_len {seq_len} (4 tokens a pair) "
             f"and vocab_size {vocab_size} (half of it keys), got {list(num_pairs)}"
         )
+    if len(set(num_pairs)) < len(num_pairs):
+        raise ValueError(f"mqar: num_pairs must differ, got {list(num_pairs)}")
     if not power > 0:
         raise ValueError(f"mqar: power must be positive, got {power}")
 
@@ -138,6 +140,9 @@ class MqarData(TaskData):
         num_train: Training rows.
         num_eval: Validation rows, and test rows.
         power: See `Examples`, as `seq_len`, `vocab_size` and `filler`.
+
+    Raises:
+        ValueError: If there would be no row to train or to evaluate on, or a size does not fit.
     """
 
     train: Examples
@@ -162,7 +167,14 @@ class MqarData(TaskData):
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
         if source != "generated":
             raise ValueError(f"mqar: source must be 'generated', got {source!r}")
+        check_counts(num_train=num_train, num_eval=num_eval)
         self.num_pairs = [num_pairs] if isinstance(num_pairs, int) else list(num_pairs)
+        _check_sizes(seq_len, self.num_pairs, vocab_size, power)
+        if num_eval < len(self.num_pairs):
+            raise ValueError(
+                f"mqar: num_eval must be at least {len(self.num_pairs)}, a row for each of "
+                f"num_pairs {self.num_pairs}, got {num_eval}"
+            )
         self.settings = {"vocab_size": vocab_size, "power": power, "filler": filler}
         self.seq_len, self.vocab_size = seq_len, vocab_size
         self.num_train, self.num_eval = num_train, num_eval

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import socket
 from io import BytesIO
 from pathlib import Path
 
@@ -70,10 +71,16 @@ def test_every_book_comes_back_unchanged_and_in_order(folder: Path) -> None:
     assert read_back.vocab_size == 299  # the training books have no more pairs
 
 
-def test_text_files_give_the_streams_of_parquet_files(folder: Path, tmp_path: Path) -> None:
-    plain = {split: [t.replace("\r\n", "\n") for t in texts] for split, texts in TEXTS.items()}
-    as_text = library(write_text(tmp_path / "text", plain))
-    as_parquet = library(write_parquet(tmp_path / "parquet", plain))
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_text_files_give_the_streams_of_parquet_files(
+    folder: Path, tmp_path: Path, mark: bytes
+) -> None:
+    in_text = write_text(tmp_path / "text", TEXTS)
+    for path in list(in_text.glob("*/*.txt")):
+        path.write_bytes(mark + path.read_bytes())
+        path.rename(path.with_suffix(".TXT"))
+        (path.parent / f"._{path.name}").write_bytes(b"\xff")  # of a foreign file system
+    as_text, as_parquet = library(in_text), library(folder)
     for split in SPLITS:
         expected = getattr(as_parquet, split).tokens
         np.testing.assert_array_equal(getattr(as_text, split).tokens, expected)
@@ -84,6 +91,45 @@ def test_several_files_of_a_split_are_read_in_order(folder: Path) -> None:
         write_parquet(folder, {f"train-0000{i}-of-00002": half})
     (folder / "train.parquet").unlink()
     assert decoded(folder, library(folder).train.tokens) == TEXTS["train"]
+
+
+def test_a_file_that_only_begins_like_a_split_is_not_read(folder: Path) -> None:
+    expected = library(folder).test.tokens.copy()
+    write_parquet(folder, {"test_old": ["Old."], "test2": ["Two."], "test-copy": ["Copy."]})
+    np.testing.assert_array_equal(library(folder).test.tokens, expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train", "train-00000-of-00001"], r"train\.parquet and its part train-00000-of-00001"),
+        (["train-00001-of-00002"], r"train-00000-of-00002\.parquet is missing: .* in 2 parts"),
+        (
+            ["train-00000-of-00001", "train-00000-of-00002"],
+            r"train-00000-of-00002\.parquet is one too many: .* in 1 parts",
+        ),
+    ],
+)
+def test_parts_that_are_not_one_split_are_named(
+    folder: Path, names: list[str], message: str
+) -> None:
+    (folder / "train.parquet").unlink()
+    write_parquet(folder, dict.fromkeys(names, TEXTS["train"]))
+    with pytest.raises(ValueError, match=message):
+        library(folder)
+
+
+def test_a_folder_is_read_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refuse(*arguments: object, **_: object) -> None:
+        asked.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    library(folder)
+    assert not asked  # whoever asked may have swallowed the error
 
 
 def test_the_tokenizer_knows_the_training_books_only(folder: Path) -> None:
@@ -203,6 +249,13 @@ def test_a_missing_column_is_named_with_those_there(folder: Path) -> None:
 def test_an_empty_parquet_file_is_named(folder: Path) -> None:
     write_parquet(folder, {"test": []})
     with pytest.raises(ValueError, match=r"test\.parquet is empty: it has no rows"):
+        library(folder)
+
+
+def test_a_doubled_column_is_named(folder: Path) -> None:
+    table = pyarrow.Table.from_arrays([["a"], ["b"]], ["text", "text"])
+    pyarrow.parquet.write_table(table, folder / "test.parquet")
+    with pytest.raises(ValueError, match=r"test\.parquet has 2 column 'text', it has: text, text"):
         library(folder)
 
 

@@ -40,6 +40,7 @@ def load(path: Path, frame: pd.DataFrame | None = None, **changes: Any) -> Forec
     ("name", "num_rows", "step", "ends"),
     [
         ("ETTh1", 17_420, "1h", (8_640, 11_520, 14_400)),
+        ("etth2", 17_420, "1h", (8_640, 11_520, 14_400)),
         ("ETTm1", 69_680, "15min", (34_560, 46_080, 57_600)),
         ("WTH", 1_003, "1h", (702, 803, 1_003)),  # 702.1, 100.3 and 200.6 rows, test rounded down
     ],
@@ -59,6 +60,16 @@ def test_the_splits_are_the_published_ones(
         assert steps[1].tolist() == list(range(end - 5, end))
         assert len(rows) == end - first - 5 + 1
     assert data.dataset == name
+    assert data.labels == {"data_split": "ratio" if name == "WTH" else "ett"}
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "num_train"), [("copy_of_etth1", "ett", 8_640), ("ETTh1", "ratio", 12_194)]
+)
+def test_the_split_can_be_said(tmp_path: Path, name: str, split: str, num_train: int) -> None:
+    data = load(tmp_path / f"{name}.csv", table(17_420), split=split)
+    assert len(data.train) == num_train - 15 + 1
+    assert data.labels == {"data_split": split}
 
 
 def test_a_window_is_a_stretch_of_the_series(tmp_path: Path) -> None:
@@ -82,9 +93,21 @@ def test_scaling_knows_the_training_rows_alone(tmp_path: Path) -> None:
     assert not torch.equal(after.values[140:], before.values[140:])
 
 
-def test_a_constant_column_is_zero(tmp_path: Path) -> None:
-    data = load(tmp_path / "series.csv", table(200).assign(OT=3.5))
-    assert torch.equal(data.train.values, torch.zeros(200, 1))
+@pytest.mark.parametrize("constant", [3.5, 0.1, -1e9 / 3])  # exact in binary, and not
+def test_a_column_that_is_constant_in_training_is_centred_alone(
+    tmp_path: Path, constant: float
+) -> None:
+    frame = table(200).assign(OT=constant)
+    frame.loc[190:, "OT"] += 5
+    values = load(tmp_path / "series.csv", frame).train.values[:, 0]
+    assert not values[:190].any()
+    assert_close(values[190:], torch.full((10,), 5.0))
+
+
+def test_a_small_variation_is_not_taken_for_a_constant(tmp_path: Path) -> None:
+    frame = table(200).assign(OT=1e6 + 1e-6 * (np.arange(200) % 2))
+    values = load(tmp_path / "series.csv", frame).train.values[:140, 0]
+    assert_close(values.std(correction=0), torch.tensor(1.0))
 
 
 def test_time_features_have_the_frequency_of_the_data(tmp_path: Path) -> None:
@@ -115,7 +138,7 @@ def test_dates_and_files_are_read_as_they_are_written(tmp_path: Path) -> None:
 
 def test_the_target_is_the_one_of_the_data_set(tmp_path: Path) -> None:
     frame = table(200).assign(WetBulbCelsius=7.0, MT_320=8.0)
-    for name, value in {"WTH": 7.0, "ECL": 8.0, "ETTh1": 0.0}.items():
+    for name, value in {"WTH": 7.0, "wth": 7.0, "ECL": 8.0, "ETTh1": 0.0}.items():
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
         assert read_csv(tmp_path / f"{name}.csv", "S", None).values[0] == value
 
@@ -150,8 +173,25 @@ def broken(change: Callable[[pd.DataFrame], object]) -> pd.DataFrame:
         ),
         (table(200, "7D"), "unknown frequency: .* got 7 days"),
         (table(200, "10s"), "unknown frequency: .* got 0 days 00:00:10"),
-        (table(40), r"too few rows for windows of 10 \+ 5: 40, split at \[28, 32, 40\]"),
+        (
+            table(40),
+            r"too few rows for windows of 10 \+ 5: 40, split at \[28, 32, 40\] \(ratio\)",
+        ),
         (table(1), "too few rows: expected two at least, got 1"),
+        (
+            broken(lambda f: f.loc.__setitem__((9, "OT"), 1e39)),
+            r"row 10, column 'OT': expected a number that float32 can hold, got '1e\+39'",
+        ),
+        (
+            broken(lambda f: f.loc.__setitem__((150, "OT"), -1e22)),
+            r"row 151, column 'OT': expected a number near those of the 140 training rows, got "
+            r"-1e\+22, -2.5e\+20 deviations off",
+        ),
+        (table(200).assign(date=range(200)), "row 1, column 'date': expected a date as .* got '0'"),
+        (
+            table(200).assign(date=["2016-07-01T00:00+02:00", "2016-07-01T00:00+01:00"] * 100),
+            "column 'date': Mixed timezones",
+        ),
     ],
 )
 def test_a_malformed_table_is_one_line_that_says_where(
@@ -162,6 +202,46 @@ def test_a_malformed_table_is_one_line_that_says_where(
         load(path, frame)
     assert str(raised.value).startswith(str(path))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (table(200).to_csv(), "column 1 has no name; an index is no channel: leave it out"),
+        (
+            table(200).rename_axis("Unnamed: 0").to_csv(),  # saved, read and saved
+            "column 1 has no name",
+        ),
+        (table(200).rename_axis("id").to_csv(), "column 'id' counts the rows; an index is no"),
+        (
+            table(200).reset_index(names="row").assign(row=range(1, 201)).to_csv(index=False),
+            "column 'row' counts the rows",
+        ),
+        (
+            table(200).to_csv(index=False).replace("HUFL", "OT"),
+            "2 columns are called 'OT'",
+        ),
+        (
+            "date,HUFL,OT\n" + table(200).to_csv(index=False, header=False, lineterminator=",\n"),
+            "rows with more fields than the 3 of the header",
+        ),
+    ],
+)
+def test_what_pandas_takes_for_a_column_and_is_none_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "series.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        load(path, features="M")
+    assert str(raised.value).startswith(str(path))
+
+
+def test_an_index_that_is_not_read_does_no_harm(tmp_path: Path) -> None:
+    plain, indexed = tmp_path / "plain.csv", tmp_path / "indexed.csv"
+    indexed.write_bytes(b"\xef\xbb\xbf" + table(200).to_csv().encode())
+    expected = load(plain, table(200)).train.values
+    assert torch.equal(load(indexed, features="S").train.values, expected)
 
 
 def test_a_malformed_file_is_named(tmp_path: Path) -> None:
@@ -179,14 +259,24 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"features": "MS"}, "features must be S .* got 'MS'"),
-        ({"label_len": 11}, "label_len between 0 and input_len, got 10, 5 and 11"),
+        ({"label_len": 11}, "label_len must be between 0 and input_len 10, got 11"),
+        ({"horizon": 0}, "horizon must be positive, got 0"),
         ({"source": "generated"}, "generated series have features M .* got S, 10 and 5"),
         ({"source": "hub"}, "no data set on the hub"),
+        ({"split": "ETT"}, "split must be one of auto, ett, ratio, got 'ETT'"),
+        ({"num_windows": 7}, "num_windows must be at least 8, .* got 7"),
     ],
 )
 def test_settings_that_make_no_windows_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ForecastingData(**{"source": "series.csv", **SIZES, **changes})
+
+
+def test_an_evaluation_without_rows_is_refused(tmp_path: Path) -> None:
+    data = load(tmp_path / "series.csv", table(200))
+    data.test.starts = torch.arange(0)
+    with pytest.raises(ValueError, match="series: there are no rows to evaluate on"):
+        data.test_dataloader()
 
 
 def test_the_published_file_gives_the_published_numbers_of_windows(real_data: Path) -> None:

@@ -125,11 +125,31 @@ def test_the_data_set_is_named_after_its_length_and_pairs() -> None:
         ({"vocab_size": 8}, "num_pairs must be between 1 and 3"),
         ({"seq_len": 63}, "must be even, got 63, 256"),
         ({"power": 0.0}, "power must be positive, got 0.0"),
+        ({"num_pairs": [4, 2, 4]}, r"num_pairs must differ, got \[4, 2, 4\]"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         examples(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_train": 0}, "num_train must be positive, got 0"),
+        ({"num_eval": 0}, "num_eval must be positive, got 0"),
+        ({"num_eval": 2.5}, "num_eval must be a whole number, got 2.5"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be positive, got 0"),
+        ({"num_pairs": [1, 2, 4], "num_eval": 2}, "num_eval must be at least 3, .* got 2"),
+        ({"num_pairs": 9}, "num_pairs must be between 1 and 8 .* got"),
+    ],
+)
+def test_data_that_would_have_no_rows_are_refused_at_once(
+    changes: dict[str, Any], message: str
+) -> None:
+    given = {"seq_len": 32, "num_pairs": 4, "num_train": 8, "num_eval": 8, "batch_size": 4}
+    with pytest.raises(ValueError, match=message):
+        MqarData(**{**given, **changes})
 
 
 def test_another_source_is_refused() -> None:

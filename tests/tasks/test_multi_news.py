@@ -136,6 +136,22 @@ def test_only_a_newline_ends_an_item(tmp_path: Path) -> None:
     assert len(read(tmp_path)["test"]["document"]) == 2
 
 
+def test_a_byte_order_mark_and_the_line_breaks_of_windows_are_no_text(tmp_path: Path) -> None:
+    for path in write_lines(tmp_path).iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(tmp_path) == TEXTS
+
+
+def test_a_kept_text_is_not_that_of_earlier_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = data(write_parquet(tmp_path)).test
+    monkeypatch.setattr(multi_news, "join_articles", lambda document: "changed")
+    monkeypatch.setattr(multi_news, "CODE", "of the changed file")
+    assert set(read(tmp_path)["test"]["document"]) == {"changed"}
+    assert len(data(tmp_path).test.sources.tokens) != len(before.sources.tokens)
+
+
 def test_documents_become_numbers_and_are_cut(tmp_path: Path) -> None:
     built = data(write_parquet(tmp_path), max_source_len=12, max_target_len=6)
     assert built.dataset == "Multi-News-sample"
@@ -235,6 +251,21 @@ def empty_lines(folder: Path) -> Path:
     return folder
 
 
+def two_validations(folder: Path) -> Path:
+    (write_parquet(folder) / "val.parquet").write_bytes(b"")
+    return folder
+
+
+def doubled_column(folder: Path) -> Path:
+    table = pyarrow.Table.from_arrays([["a"], ["b"], ["c"]], ["document", "summary", "summary"])
+    pyarrow.parquet.write_table(table, write_parquet(folder) / "test.parquet")
+    return folder
+
+
+def no_text(folder: Path) -> Path:
+    return write_parquet(folder, test={"document": ["a", "b"], "summary": [" ", ""]})
+
+
 def no_utf8(folder: Path) -> Path:
     (write_lines(folder) / "train.src").write_bytes(b"caf\xe9\n")
     return folder
@@ -250,6 +281,9 @@ def no_utf8(folder: Path) -> Path:
         (missing_column, r"train.parquet has no column 'summary'; .* found document, highlights"),
         (numbers, r"train.parquet: column 'document' must hold strings, got int64"),
         (missing_value, r"train.parquet: no document in row 1"),
+        (two_validations, r"validation.parquet and val.parquet are both there"),
+        (doubled_column, r"test.parquet has 2 column 'summary'; .* document, summary, summary"),
+        (no_text, r": every summary of test is empty"),
         (no_parquet, r"train.parquet is no parquet file"),
         (unequal_lines, r"train.src has 3 lines and .*train.tgt has 2"),
         (empty_lines, r"train.src is empty"),
