@@ -6,12 +6,13 @@ What is measured is a `Call`: its inputs are made beforehand, so that nothing el
 import gc
 import os
 import timeit
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log2, prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.profiler import profile
@@ -19,6 +20,8 @@ from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
+MAX_SAMPLES = 100
+"""Of the calls behind a time, how many a record keeps."""
 
 
 def _nothing() -> None:
@@ -42,7 +45,7 @@ class Call:
 
 
 def time_in_turns(
-    calls: Sequence[Call], *, min_run_time_s: float = 1.0, min_calls: int = 3
+    calls: Sequence[Call], *, min_run_time_s: float = 1.0, min_calls: int = 5
 ) -> list[list[float]]:
     """Time the calls in turns, A B A B ..., so that a machine that slows down slows all of them.
 
@@ -55,7 +58,8 @@ def time_in_turns(
         min_calls: Goes on at least until each call has this many samples.
 
     Returns:
-        The samples of each call in ms, in order.
+        The samples of each call in ms, to the nanosecond, in order: those of one place in the
+        lists are of one turn.
     """
     # The clock of torch.utils.benchmark, which waits for the device. Its Timer is of no use here:
     # it takes no callables, and runs each statement twice before every single-call block.
@@ -65,10 +69,29 @@ def time_in_turns(
     while total_s < min_run_time_s or num_turns < min_calls:
         for one, times_ms in zip(timers, samples, strict=True):
             time_s = one.timeit(number=1)
-            times_ms.append(1e3 * time_s)
+            times_ms.append(round(1e3 * time_s, 6))
             total_s += time_s
         num_turns += 1
     return samples
+
+
+def ratio_in_turns(own: Sequence[float], baseline: Sequence[float]) -> float:
+    """The median over turns of one time over the other: a turn of a slow machine is slow in both.
+
+    Args:
+        own: The times of one callable, from `time_in_turns`.
+        baseline: Those of the other, from the same call.
+    """
+    return float(np.median(np.divide(own, baseline)))
+
+
+def spread(samples: Sequence[float]) -> tuple[float, ...]:
+    """What a record keeps of samples: all, or `MAX_SAMPLES` at even distances in their order.
+
+    Of lists of one length the same places are kept, so that turns stay together.
+    """
+    kept = np.linspace(0, len(samples) - 1, min(len(samples), MAX_SAMPLES)).round().astype(int)
+    return tuple(samples[place] for place in kept)
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
@@ -100,16 +123,25 @@ def _cpu_peak(call: Call) -> int:
     with profiled:
         result = call.run()
     del result
-    changes = _flat(profiled.kineto_results.experimental_event_tree())
+    events = _flat(profiled.kineto_results.experimental_event_tree())
+    changes = [event.extra_fields for event in sorted(events, key=lambda e: e.start_time_ns)]
+    return peak_of((change.ptr, change.alloc_size) for change in changes)
+
+
+def peak_of(changes: Iterable[tuple[int, int]]) -> int:
+    """The most bytes alive at once after any of the changes, beyond those alive before them.
+
+    Args:
+        changes: (address, size) of every allocation, and of every release with a negative size.
+    """
     alive: dict[int, int] = {}  # bytes by address
     now = peak = 0
-    for change in sorted(changes, key=lambda e: e.start_time_ns):
-        address, size = change.extra_fields.ptr, change.extra_fields.alloc_size
+    for address, size in changes:
         if size > 0:
             alive[address] = size
             now += size
             peak = max(peak, now)
-        else:  # of what lived before, torch does not always know the size
+        else:  # of what lived before, torch tells no size, or that of an earlier tenant
             now -= alive.pop(address, 0)
     return peak
 

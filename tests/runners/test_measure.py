@@ -1,21 +1,27 @@
 """The measuring itself: a known sleep, a known table of allocations, FLOPs counted by hand."""
 
-import time
+import timeit
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runners import measure
 from runners.measure import (
     FORMULAS,
+    MAX_SAMPLES,
     Call,
     costs,
     count_flops,
     is_out_of_memory,
     num_pairs,
     peak_memory,
+    peak_of,
+    ratio_in_turns,
+    spread,
     time_in_turns,
     weight_bytes,
 )
@@ -24,16 +30,43 @@ CPU = torch.device("cpu")
 aten = torch.ops.aten
 
 
-def test_a_known_sleep_is_timed_right() -> None:
-    (times_ms,) = time_in_turns([Call(lambda: time.sleep(0.02))], min_run_time_s=0.0)
-    # A sleep never ends early; on a busy machine it ends late.
-    assert all(20.0 <= t < 200.0 for t in times_ms)
+class Clock:
+    """A clock that only a call moves: what is asserted of times does not hang on the machine."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def takes(self, *times_s: float) -> Callable[[], None]:
+        """Something that takes these times, one after another, and the last ever after."""
+        left = list(times_s)
+
+        def run() -> None:
+            self.now_s += left.pop(0) if len(left) > 1 else left[0]
+
+        return run
 
 
-def test_preparing_is_not_timed() -> None:
-    slow_to_prepare = Call(lambda: None, prepare=lambda: time.sleep(0.02))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(measure, "timer", made)
+    return made
+
+
+def test_every_call_is_timed_in_ms(clock: Clock) -> None:
+    (times_ms,) = time_in_turns(
+        [Call(clock.takes(0.02, 0.05, 0.001))], min_run_time_s=0.0, min_calls=3
+    )
+    assert times_ms == [20.0, 50.0, 1.0]
+
+
+def test_preparing_is_not_timed(clock: Clock) -> None:
+    slow_to_prepare = Call(clock.takes(0.001), prepare=clock.takes(7.0))
     (times_ms,) = time_in_turns([slow_to_prepare], min_run_time_s=0.0)
-    assert min(times_ms) < 10.0
+    assert times_ms == [1.0] * 5
 
 
 def test_calls_take_turns_each_prepared_first() -> None:
@@ -47,17 +80,32 @@ def test_calls_take_turns_each_prepared_first() -> None:
     assert len(a) == len(b) == 4
 
 
-def test_the_budget_sets_the_number_of_calls() -> None:
-    calls = [Call(lambda: time.sleep(0.01)), Call(lambda: time.sleep(0.02))]
+def test_the_budget_sets_the_number_of_calls(clock: Clock) -> None:
+    calls = [Call(clock.takes(0.01)), Call(clock.takes(0.02))]
     a, b = time_in_turns(calls, min_run_time_s=0.2)
-    assert len(a) == len(b) <= 7  # 30 ms a turn, more on a busy machine
-    assert sum(a) + sum(b) >= 200.0
+    assert a == [10.0] * 7  # the first number of turns of 30 ms that fills 200
+    assert b == [20.0] * 7
+
+
+def test_the_ratio_is_that_of_single_turns() -> None:
+    # The machine falls to a third of its speed: the ratio of medians would be 10 / 6.
+    own, baseline = [10.0, 10.0, 30.0, 30.0, 10.0], [2.0, 2.0, 6.0, 6.0, 6.0]
+    assert ratio_in_turns(own, baseline) == 5.0
+
+
+@pytest.mark.parametrize("num_calls", [1, 5, MAX_SAMPLES, MAX_SAMPLES + 1, 1234])
+def test_a_record_keeps_samples_from_the_first_turn_to_the_last(num_calls: int) -> None:
+    turns = [float(i) for i in range(num_calls)]
+    kept = spread(turns)
+    assert len(kept) == min(num_calls, MAX_SAMPLES)
+    assert kept == tuple(sorted(set(kept)))  # in order, and none twice
+    assert (kept[0], kept[-1]) == (turns[0], turns[-1])
+    gaps = {round(later - earlier) for earlier, later in pairwise(kept)}
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
 
 
 def test_a_device_is_waited_for() -> None:
     # The clock is the one of torch.utils.benchmark, which synchronises before it reads.
-    import timeit
-
     import torch.utils.benchmark
 
     made: list[Callable[[], float]] = []
@@ -101,14 +149,24 @@ def test_what_lived_before_the_call_is_not_counted() -> None:
     assert peak_memory(Call(free_and_allocate), CPU) == 1200
 
 
-def test_a_reused_address_is_not_taken_for_its_former_tenant() -> None:
-    # torch's table of sizes keeps what a measurement allocated and was freed after it.
+def test_an_address_serves_one_tenant_after_another() -> None:
+    a, b = 0x1000, 0x2000
+    assert peak_of([(a, 8000), (a, -8000), (a, 400), (b, 300), (a, -400), (b, -300)]) == 8000
+    assert peak_of([(a, 400), (a, -400), (a, 8000), (b, 300)]) == 8300
+
+
+@pytest.mark.parametrize("told", [-8000, 0])
+def test_a_release_of_what_lived_before_frees_no_room(told: int) -> None:
+    # torch tells the size of such a release from a table that keeps an earlier measurement's
+    # tenants of the address, or tells none.
+    assert peak_of([(0x1000, told), (0x2000, 1200), (0x1000, 500)]) == 1700
+
+
+def test_what_a_measurement_left_behind_is_not_counted_in_the_next() -> None:
     tenants: list[Tensor] = []
     peak_memory(Call(lambda: tenants.extend(floats(8000) for _ in range(50))), CPU)
-    addresses = {tenant.data_ptr() for tenant in tenants}
-    tenants.clear()
+    tenants.clear()  # their addresses serve the next, where the allocator reuses them
     tenants.extend(floats(8000) for _ in range(50))
-    assert addresses & {tenant.data_ptr() for tenant in tenants}  # else nothing is tested
 
     def free_and_allocate() -> Tensor:
         tenants.clear()
@@ -190,6 +248,22 @@ def test_the_flops_of_fused_attention(
     assert count_flops(Call(forward)) == 2 * 2 * products
     both = count_flops(Call(lambda: forward().sum().backward()))
     assert both == (2 + 5) * 2 * products  # backward: q k^T again and four gradients
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_flops_of_fused_attention_with_values_of_another_width(is_causal: bool) -> None:
+    # The formulas take shapes: no kernel of the CPU has two widths.
+    batch, heads, m, n, d_qk, d_v = 2, 3, 10, 7, 8, 32
+    q, k, v = (batch, heads, m, d_qk), (batch, heads, n, d_qk), (batch, heads, n, d_v)
+    out = (batch, heads, m, d_v)
+    pairs = pairs_by_looking(m, n) if is_causal else m * n
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    forward = FORMULAS[getattr(aten, name)](q, k, v, 0.0, is_causal)
+    backward = FORMULAS[getattr(aten, f"{name}_backward")](out, q, k, v, out, (), 0.0, is_causal)
+    qk, pv = (2 * batch * heads * pairs * width for width in (d_qk, d_v))
+    assert forward == qk + pv
+    # q k^T again; the gradients of the weights and of v, d_v wide; those of q and k, d_qk wide.
+    assert backward == 3 * qk + 2 * pv
 
 
 def test_the_flops_of_grouped_query_attention_are_those_of_all_query_heads() -> None:
