@@ -57,6 +57,8 @@ monitor: The metric that selected the checkpoint.
 data_settings: Every setting of the task's data, by which a published protocol is recognised.
 """
 
+SAMPLES = "samples"
+"""The column of the single calls that a value is the median of, which no file repeats."""
 NOTHING = Measurement(metric="", value=None)
 ROW = ["attention", "variant", "setting"]
 """What makes one line of a table."""
@@ -120,7 +122,7 @@ def _later(record: Record, other: Record) -> bool:
 
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
-    """The tidy table of `records`, with the columns `COLUMNS`."""
+    """The tidy table of `records`, with the columns `COLUMNS` and `SAMPLES`."""
     labels = _completed(records)
     settings = _settings(records, labels)
     rows = [
@@ -128,7 +130,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
         for record, own, told in zip(records, labels, settings, strict=True)
         for measurement in record.measurements or (NOTHING,)
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, SAMPLES])
     return frame.astype({"value": float, "seq_len": "Int64", "step": "Int64"})
 
 
@@ -145,6 +147,7 @@ def _row(
         "seq_len": m.seq_len,
         "metric": m.metric,
         "value": m.value,
+        "samples": m.samples,
         "unit": m.unit,
         "direction": m.direction,
         "split": m.split or "",

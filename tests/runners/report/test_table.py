@@ -5,7 +5,14 @@ import pytest
 
 from attentions.base import Pattern
 from runners.records import Measurement, Status
-from runners.report.table import COLUMNS, PATTERNS, NoRecords, collect, known_patterns
+from runners.report.table import (
+    COLUMNS,
+    PATTERNS,
+    SAMPLES,
+    NoRecords,
+    collect,
+    known_patterns,
+)
 from tests.runners.report.made import folder, rows, speed, train
 
 
@@ -15,7 +22,7 @@ def test_the_patterns_are_those_of_the_mechanisms() -> None:
 
 def test_a_row_per_measurement_with_the_labels_of_its_run() -> None:
     table = rows(train("abc", {"accuracy": 0.5, "nll": 2.0}, seed=3))
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == [*COLUMNS, SAMPLES]
     assert list(table["metric"]) == ["accuracy", "nll"]
     assert list(table["direction"]) == ["higher", "lower"]
     first = table.iloc[0]
