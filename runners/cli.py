@@ -141,7 +141,7 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
             except TerminatedWorkerError:
                 # Each time, a run has died that is not started a third time, so this ends.
                 died_early = not since_launch(progress.events())
-        status = Display.current.finish() if Display.current else 0
+        status = Display.current.finish(command) if Display.current else 0
     if died_early:
         raise UserError("the workers died before they began a run, perhaps for want of memory")
     return status

@@ -77,7 +77,7 @@ class Display:
         )
         self.task = self.bar.add_task("sweep", total=total, outlook="")
 
-    def finish(self) -> int:
+    def finish(self, command: str) -> int:
         """Stop showing, write the report, and return the exit code."""
         self.finished.set()
         self.thread.join()
@@ -88,7 +88,7 @@ class Display:
         if any(RecordStore(self.folder).paths()):
             from runners.report.report import write_report
 
-            write_report([self.folder], self.folder / "report")
+            write_report([self.folder], self.folder / "report", command)
         return int(bad > 0)
 
     def _watch(self) -> None:

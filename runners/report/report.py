@@ -12,12 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from runners.records import Record
-from runners.report import cost_tables, costs, index_tables, published, verification
+from runners.report import (
+    cost_tables,
+    costs,
+    index_tables,
+    published,
+    training_cost,
+    verification,
+)
 from runners.report.leaderboard import leaderboards
 from runners.report.plots import Plot, Plotter
 from runners.report.render import Table, bullets
-from runners.report.statistics import quality, training_costs
-from runners.report.table import Collection, collect, tidy
+from runners.report.statistics import quality
+from runners.report.table import COLUMNS, Collection, collect, tidy
 
 OUT = "out="
 TABLES, FIGURES = "tables", "figures"
@@ -47,10 +54,11 @@ def main(arguments: Sequence[str | Path], out: Path | None = None) -> int:
     return 0
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
+def write_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
     """Write the report of result folders, print its leaderboards, and return its page.
 
-    Where no task was trained, the efficiency lengths are printed instead.
+    Where no task was trained, or `command`, whose sweep has ended, is `speed`, what the mechanisms
+    cost is printed instead.
 
     Raises:
         NoRecords: If a folder has no records.
@@ -60,7 +68,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     rows = tidy(collection.records)
     for folder in (out / TABLES, out / FIGURES):
         folder.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(out / TABLES / "measurements.csv", index=False)
+    rows.to_csv(out / TABLES / "measurements.csv", index=False, columns=list(COLUMNS))
     scores, measured = quality(rows), costs.costs(rows)
     sections = _tables(rows, scores, measured)
     for table in (table for tables in sections.values() for table in tables):
@@ -68,8 +76,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     figures = _figures(out / FIGURES, rows, scores, measured)
     page = out / "report.md"
     page.write_text(_page(collection, sections, figures))
-    efficiency = [table for table in sections["Cost"] if table.name.startswith("efficiency_")]
-    _show(collection, sections["Leaderboards"] or efficiency, page)
+    shown = [] if command == "speed" else sections["Leaderboards"]
+    _show(collection, shown or cost_tables.at_the_end(costs.efficiencies(measured)), page)
     return page
 
 
@@ -86,7 +94,7 @@ def _tables(
         "Ours beside published numbers": [published.comparison(rows, scores)],
         "Cost": [
             *cost_tables.tables(costs.efficiencies(measured)),
-            *leaderboards(training_costs(rows), "training_cost", "Cost of training"),
+            *training_cost.tables(rows),
         ],
         "Claims": [verification.verification(rows)],
         "Runs that did not end well": [verification.endings(rows)],

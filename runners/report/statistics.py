@@ -93,9 +93,6 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:.{decimals}f}" if decimals < 10 else f"{value:.{digits - 1}e}"
 
 
-TRAINING_COSTS = ("step_time", "peak_memory", "parameters", "parameter_overhead")
-
-
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
     """Every test metric of every trained task, as `estimates` has it.
 
@@ -104,15 +101,6 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
     """
     is_score = rows["split"].eq("test") & rows["direction"].isin(["lower", "higher"])
     return estimates(rows, is_score & rows["seq_len"].isna() & rows["step"].isna())
-
-
-def training_costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """What each task took to train, as `estimates` has it.
-
-    Args:
-        rows: The tidy table.
-    """
-    return estimates(rows, rows["metric"].isin(TRAINING_COSTS))
 
 
 def estimates(rows: pd.DataFrame, is_wanted: pd.Series) -> pd.DataFrame:
