@@ -156,7 +156,7 @@ def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> i
                 if Display.current:  # gives the terminal back
                     Display.current.close()
                 raise
-        status = Display.current.finish() if Display.current else 0
+        status = Display.current.finish(command) if Display.current else 0
     if died_early:
         raise UserError("the workers died before they began a run, perhaps for want of memory")
     return status

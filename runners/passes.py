@@ -3,14 +3,39 @@
 Shapes: query (B, M, E); context (B, N, E) in the cross patterns, else None.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attentions.base import Attention, State
 from runners.measure import Call
 
 PASSES = ("forward", "forward_backward", "prefill", "decode")
 CAUSAL_PASSES = ("prefill", "decode")
+
+
+def backends(module: nn.Module) -> list[str]:
+    """The kernels beside torch's that compute its parallel form."""
+    return sorted({a.backend for a in _attentions(module)} - {"torch"})
+
+
+@contextmanager
+def in_torch_form(module: nn.Module) -> Iterator[None]:
+    """Let torch's kernels compute it meanwhile, with the same weights."""
+    given = [(attention, attention.backend) for attention in _attentions(module)]
+    try:
+        for attention, _ in given:
+            attention.backend = "torch"
+        yield
+    finally:
+        for attention, backend in given:
+            attention.backend = backend
+
+
+def _attentions(module: nn.Module) -> list[Attention]:
+    return [part for part in module.modules() if isinstance(part, Attention)]
 
 
 def forward(module: Attention, query: Tensor, context: Tensor | None = None) -> Call:

@@ -7,18 +7,37 @@ memory or time leaves rows without a value, and ends its pass for that mechanism
 import difflib
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from attentions.base import Pattern
+from attentions.base import Attention, Pattern
 from attentions.registry import AttentionFactory, factory, load
 from runners import devices
-from runners.measure import Call, costs, is_out_of_memory, time_in_turns, weight_bytes
-from runners.passes import CAUSAL_PASSES, PASSES, Decoding, forward, forward_backward, prefill
+from runners.measure import (
+    Call,
+    costs,
+    count_flops,
+    is_out_of_memory,
+    peak_memory,
+    ratio_in_turns,
+    spread,
+    time_in_turns,
+    weight_bytes,
+)
+from runners.passes import (
+    CAUSAL_PASSES,
+    PASSES,
+    Decoding,
+    backends,
+    forward,
+    forward_backward,
+    in_torch_form,
+    prefill,
+)
 from runners.run import Run, TimeLimit
 
 MIB = 2**20
@@ -59,12 +78,16 @@ class Cell:
     Attributes:
         call: What is to be timed, if anything.
         values: What is known.
-        reason: Why a value is None.
+        reason: Why a value is None, but for what has a comment of its own.
+        comments: What a value must be read with, by metric.
+        times_ms: The calls that were timed, in order.
     """
 
     call: Call | None
     values: Values
     reason: str = ""
+    comments: dict[str, str] = field(default_factory=dict)
+    times_ms: list[float] = field(default_factory=list)
 
 
 class Bench:
@@ -95,7 +118,7 @@ class Bench:
 
     def measure(self, seq_len: int, name: str) -> None:
         """Measure one pass at one length, of both mechanisms, and add the rows."""
-        cells = {who: self._costs(who, seq_len, name) for who in self.factories}
+        cells = {who: self.cost(who, seq_len, name) for who in self.factories}
         self._time(cells, seq_len, name)
         self._add(cells, seq_len, name)
 
@@ -103,30 +126,47 @@ class Bench:
         """Add the rows of a pass that was not measured."""
         self._add({who: _empty(name, reason) for who in self.factories}, seq_len, name)
 
-    def _costs(self, who: str | None, seq_len: int, name: str) -> Cell:
+    def cost(self, who: str | None, seq_len: int, name: str) -> Cell:
         """Everything but the time; the run that this takes warms up for the time."""
         if (who, name) in self.given_up:
             return _empty(name, self.given_up[who, name])
         try:
-            call, values = self._call(who, seq_len, name)
+            module, call, values = self._call(who, seq_len, name)
             if self.device.type == "cuda":  # cuBLAS takes its workspace at its first use
                 call.prepare()
                 call.run()
+            if others := backends(module):
+                flops, comment = _flops_in_torch_form(call, module, others)
             start = time.perf_counter()
-            peak_bytes, flops = costs(call, self.device)
+            if others:
+                peak_bytes = peak_memory(call, self.device)
+            else:
+                peak_bytes, flops, comment = self._costs(call)
             call_s = time.perf_counter() - start
         except (RuntimeError, MemoryError) as error:
             return _empty(name, self._give_up(who, seq_len, name, error))
         values |= {f"{name}_memory": (peak_bytes / MIB, "MiB"), f"{name}_flops": (flops, "FLOP")}
+        comments = {f"{name}_flops": comment} if comment else {}
         if call_s <= self.config.max_call_s:
-            return Cell(call, values)
+            return Cell(call, values, comments=comments)
         limit = f"more than max_call_s = {self.config.max_call_s:g}"
         reason = f"timeout at {seq_len}: one call took {call_s:.3g} s, {limit}"
         self.given_up[who, name] = reason
-        return Cell(None, {f"{name}_time": (None, "ms")} | values, reason)
+        return Cell(None, {f"{name}_time": (None, "ms")} | values, reason, comments)
 
-    def _call(self, who: str | None, seq_len: int, name: str) -> tuple[Call, Values]:
-        """The call to measure, and the sizes that are known without a measurement."""
+    def _costs(self, call: Call) -> tuple[int, int | None, str]:
+        """The peak memory, the FLOPs, and why there are none where they cannot be counted."""
+        try:
+            return *costs(call, self.device), ""
+        except TypeError as error:
+            # What torch raises for an operator of higher order under a counter. Its compiler then
+            # remembers the call as one that it cannot compile.
+            torch._dynamo.reset()
+            # Raises again if it was not the counter's fault.
+            return peak_memory(call, self.device), None, f"not counted: {error}"
+
+    def _call(self, who: str | None, seq_len: int, name: str) -> tuple[Attention, Call, Values]:
+        """The module, the call to measure, and the sizes known without a measurement."""
         config = self.config
         query_len = seq_len
         if self.pattern.is_cross:
@@ -146,9 +186,10 @@ class Bench:
         ]
         if name == "decode":
             decoding = Decoding(module, *inputs)
-            return decoding.call(), {"state_size": (decoding.state_bytes, "B")}
+            return module, decoding.call(), {"state_size": (decoding.state_bytes, "B")}
         weights: Values = {"weights_memory": (weight_bytes(module) / MIB, "MiB")}
-        return SIMPLE[name](module, *inputs), weights if name == self.passes[0] else {}
+        known = weights if name == self.passes[0] else {}
+        return module, SIMPLE[name](module, *inputs), known
 
     def _time(self, cells: Mapping[str | None, Cell], seq_len: int, name: str) -> None:
         timed = {who: (cell, cell.call) for who, cell in cells.items() if cell.call is not None}
@@ -163,6 +204,7 @@ class Bench:
                 cell.values[f"{name}_time"] = (None, "ms")
             return
         for (cell, _), times_ms in zip(timed.values(), samples, strict=True):
+            cell.times_ms = times_ms
             q1, median, q3 = np.quantile(times_ms, [0.25, 0.5, 0.75])
             cell.values[f"{name}_time"] = (float(median), "ms")
             cell.values[f"{name}_time_iqr"] = (float(q3 - q1), "ms")
@@ -178,14 +220,16 @@ class Bench:
                     direction="lower" if unit else "",
                     seq_len=seq_len,
                     attention=who,
-                    comment=cell.reason if value is None else "",
+                    comment=cell.comments.get(metric, cell.reason if value is None else ""),
+                    samples=spread(cell.times_ms) if metric == f"{name}_time" else (),
                 )
-        (own, _), (baseline, _) = (cell.values[f"{name}_time"] for cell in cells.values())
-        if own is None or baseline is None:
+        own, baseline = (cell.times_ms for cell in cells.values())
+        if own and baseline:
+            ratio = ratio_in_turns(own, baseline)
+            comment = f"to {self.config.baseline}, measured in turns"
+        else:
             ratio, reasons = None, [f"{who or 'own'}: {c.reason}" for who, c in cells.items()]
             comment = "; ".join(reason for reason in reasons if not reason.endswith(": "))
-        else:
-            ratio, comment = own / baseline, f"to {self.config.baseline}, measured in turns"
         self.run.add(
             f"{name}_time_ratio",
             ratio,
@@ -207,6 +251,23 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return reason
+
+
+def _flops_in_torch_form(
+    call: Call, module: Attention, others: list[str]
+) -> tuple[int | None, str]:
+    """The FLOPs of the same mechanism on torch's kernels, and what is to be said of them.
+
+    The counter sees nothing of a Triton kernel, and fails on a compiled one.
+    """
+    told = f"backend {' and '.join(others)}"
+    try:
+        with in_torch_form(module):
+            return count_flops(call), f"counted in the form of backend torch, not of {told}"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, f"oom in the form of backend torch, in which those of {told} are counted"
 
 
 def _empty(name: str, reason: str) -> Cell:

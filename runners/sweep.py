@@ -83,7 +83,7 @@ class Display:
         self.finished.set()
         self.thread.join()
 
-    def finish(self) -> int:
+    def finish(self, command: str) -> int:
         """Stop showing, write the report, and return the exit code."""
         self.close()
         ended = over(self.progress.events())
@@ -93,7 +93,7 @@ class Display:
         if any(RecordStore(self.folder).paths()):
             from runners.report.report import write_report
 
-            write_report([self.folder], self.folder / "report")
+            write_report([self.folder], self.folder / "report", command)
         return int(bad > 0)
 
     def _watch(self) -> None:

@@ -15,16 +15,54 @@ from runners.report.table import BASELINE, PATTERNS, known_patterns, row_name
 
 def tables(found: list[Efficiency]) -> list[Table]:
     """Per pattern the efficiency lengths and the cost ratios; and CAB's fit over all of them."""
-    compared = [o for o in found if (o.key["attention"], o.key["variant"]) != (BASELINE, "")]
+    compared = _compared(found)
     made = [_crossings(pattern, own) for pattern, own in _by_pattern(compared)]
     fitted = [one for one in compared if one.key["pass"] == "forward" and one.fit is not None]
     made += [_fits(fitted)] if fitted else []
     return made + [_ratios(pattern, own) for pattern, own in _by_pattern(found)]
 
 
+def at_the_end(found: list[Efficiency]) -> list[Table]:
+    """What a sweep of speed runs prints: per pattern the ratios at the greatest length, and from
+    which length on they are below 1.
+    """
+    greatest = [_greatest(pattern, own) for pattern, own in _by_pattern(found)]
+    return greatest + [_crossings(pattern, own) for pattern, own in _by_pattern(_compared(found))]
+
+
+def _compared(found: list[Efficiency]) -> list[Efficiency]:
+    return [o for o in found if (o.key["attention"], o.key["variant"]) != (BASELINE, "")]
+
+
+def _greatest(pattern: str, found: list[Efficiency]) -> Table:
+    """The ratio of every pass at its greatest length with a value."""
+    columns = list(dict.fromkeys(map(_column, sorted(found, key=_order))))
+    longest = max(one.lengths[-1] for one in found)
+    cells: dict[tuple[str, str], str] = {}
+    for one in found:
+        known = [(n, r) for n, r in zip(one.lengths, one.ratios, strict=True) if math.isfinite(r)]
+        for length, ratio in known[-1:]:
+            where = f" at {length:,}" if length < longest else ""
+            cells[_name(one), _column(one)] = f"{ratio:.2f}×{where}"
+    return Table(
+        name=f"speed_{pattern}",
+        title=f"Cost over that of {BASELINE} at {longest:,} tokens, "
+        f"{PATTERNS.get(pattern, pattern)}",
+        header=["attention", *columns],
+        lines=[
+            [name, *(cells.get((name, column), NOT_RUN) for column in columns)]
+            for name in sorted({_name(one) for one in found})
+        ],
+        data=pd.DataFrame(map(_numbers, found)),
+        notes=["Below 1: costs less. Measured in turns with the baseline of the same run."],
+    )
+
+
 def _fit_words(one: Efficiency) -> str:
     if one.fit is None:
         return NOT_RUN
+    if math.isnan(one.fit.length):
+        return "no root"
     told = words(one.fit.length, one.lengths[0], one.lengths[-1])
     return "never" if one.fit.length == NEVER else told
 
@@ -72,7 +110,7 @@ def _crossings(pattern: str, found: list[Efficiency]) -> Table:
         notes=[
             f"The length from which on the mechanism costs less than {BASELINE}, to the greatest "
             "measured; costs interpolated in log-log.",
-            "[ ]: 95 % bootstrap interval, over runs and the scatter of the calls in each.",
+            "[ ]: 95 % interval, over several runs, or over the turns of a single one.",
             "below: costs less at every measured length; never: not less at the greatest.",
         ],
     )
@@ -87,7 +125,7 @@ def _crossing(one: Efficiency) -> str:
         return NOT_RUN
     ends = one.lengths[0], one.lengths[-1]
     text = words(one.length, *ends)
-    if one.interval is None or one.interval.low == one.interval.high == one.length:
+    if one.interval is None or words(one.interval.low, *ends) == words(one.interval.high, *ends):
         return text
     return f"{text} {interval_words(one.interval, *ends)}"
 
@@ -122,6 +160,8 @@ def _fits(found: list[Efficiency]) -> Table:
         notes=[
             "The larger root of a quadratic through the baseline's costs less a line through the "
             "mechanism's (time: without its smallest length). In brackets: extrapolated.",
+            "Where no quadratic term shows, the baseline is a line too. no root: the curves do not "
+            "meet, and the costs as measured contradict them.",
             "CAB's own: one A100, float32, width 512, 8 heads, batch 4, 256 to 8,192 tokens, in "
             "training mode.",
         ],
@@ -137,9 +177,9 @@ def _ratios(pattern: str, found: list[Efficiency]) -> Table:
         told = (NOT_RUN if math.isnan(value) else f"{value:.2f}×" for value in shown)
         lines.append([_name(one), _column(one).replace("|", ", "), *told])
     data = [
-        one.key | {"seq_len": length, "ratio": ratio}
+        one.key | {"seq_len": length, "ratio": ratio, "low": low, "high": high}
         for one in found
-        for length, ratio in zip(one.lengths, one.ratios, strict=True)
+        for length, ratio, low, high in zip(one.lengths, one.ratios, one.low, one.high, strict=True)
     ]
     return Table(
         name=f"cost_ratio_{pattern}",

@@ -13,13 +13,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from runners.records import Record, printable
-from runners.report import cost_tables, costs, index_tables, published, verification
+from runners.report import (
+    cost_tables,
+    costs,
+    index_tables,
+    published,
+    training_cost,
+    verification,
+)
 from runners.report.collection import Collection, collect
 from runners.report.leaderboard import leaderboards
 from runners.report.plots import Plot, Plotter
 from runners.report.render import Table, bullets, markdown, write_csv
-from runners.report.statistics import quality, training_costs
-from runners.report.table import tidy, without_repeats
+from runners.report.statistics import quality
+from runners.report.table import COLUMNS, tidy, without_repeats
 
 OUT = "out="
 TABLES, FIGURES, WARNINGS = "tables", "figures", "warnings.txt"
@@ -51,10 +58,11 @@ def main(arguments: Sequence[str | Path], out: Path | None = None) -> int:
     return 0
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
+def write_report(folders: Sequence[Path], out: Path, command: str = "") -> Path:
     """Write the report of result folders, print its leaderboards, and return its page.
 
-    Where no task was trained, the efficiency lengths are printed instead.
+    Where no task was trained, or `command`, whose sweep has ended, is `speed`, what the mechanisms
+    cost is printed instead.
 
     Raises:
         NoRecords: If a folder has no records.
@@ -66,7 +74,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     warnings += collection.problems
     for folder in (out / TABLES, out / FIGURES):
         folder.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, out / TABLES / "measurements.csv")
+    write_csv(rows[list(COLUMNS)], out / TABLES / "measurements.csv")
     (out / WARNINGS).write_text("".join(f"{line}\n" for line in warnings), "utf-8")
     scores, measured = quality(rows), costs.costs(rows)
     sections = _tables(rows, scores, measured)
@@ -75,8 +83,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     figures = _figures(out / FIGURES, rows, scores, measured)
     page = out / "report.md"
     page.write_text(_page(collection, warnings, sections, figures), "utf-8")
-    efficiency = [table for table in sections["Cost"] if table.name.startswith("efficiency_")]
-    _show(sections["Leaderboards"] or efficiency, _shortened(warnings), page)
+    shown = [] if command == "speed" else sections["Leaderboards"]
+    shown = shown or cost_tables.at_the_end(costs.efficiencies(measured))
+    _show(shown, _shortened(warnings), page)
     return page
 
 
@@ -93,7 +102,7 @@ def _tables(
         "Ours beside published numbers": [published.comparison(rows, scores)],
         "Cost": [
             *cost_tables.tables(costs.efficiencies(measured)),
-            *leaderboards(training_costs(rows), "training_cost", "Cost of training"),
+            *training_cost.tables(rows),
         ],
         "Claims": [verification.verification(rows)],
         "Runs that did not end well": [verification.endings(rows)],

@@ -191,7 +191,10 @@ NOT_FINITE = "not finite"
 """The status of a run that ended well with a score that is no number, or infinite."""
 BROKEN = ("diverged", NOT_FINITE)
 """What the mean of the other runs must not hide."""
-TRAINING_COSTS = ("step_time", "peak_memory", "parameters", "parameter_overhead")
+TRAINING_COSTS = (
+    *("step_time", "step_time_ratio", "loop_step_time"),
+    *("peak_memory", "parameters", "parameter_overhead"),
+)
 
 
 def quality(rows: pd.DataFrame) -> pd.DataFrame:
@@ -204,15 +207,6 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
     found = estimates(rows, is_score & rows["seq_len"].isna() & rows["step"].isna())
     found = found.merge(twins(rows), on=["pattern", *TASK, *ROW], how="left")
     return found.fillna({"same_as": ""})
-
-
-def training_costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """What each task took to train, as `estimates` has it.
-
-    Args:
-        rows: The tidy table.
-    """
-    return estimates(rows, rows["metric"].isin(TRAINING_COSTS))
 
 
 def estimates(rows: pd.DataFrame, is_wanted: pd.Series) -> pd.DataFrame:

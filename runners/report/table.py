@@ -61,6 +61,8 @@ monitor: The metric that selected the checkpoint.
 data_settings: Every setting of the task's data, by which a published protocol is recognised.
 """
 
+SAMPLES = "samples"
+"""The column of the single calls that a value is the median of, which no file repeats."""
 NOTHING = Measurement(metric="", value=None)
 ROW = ["attention", "variant", "setting"]
 """What makes one line of a table."""
@@ -69,7 +71,7 @@ TASK = ["suite", "task", "dataset", "task_setting", "backbone"]
 
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
-    """The tidy table of `records`, with the columns `COLUMNS`."""
+    """The tidy table of `records`, with the columns `COLUMNS` and `SAMPLES`."""
     labels = _completed(records)
     settings = _settings(records, labels)
     rows = [
@@ -77,7 +79,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
         for record, own, told in zip(records, labels, settings, strict=True)
         for measurement in record.measurements or (NOTHING,)
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, SAMPLES])
     return frame.astype({"value": float, "seq_len": "Int64", "step": "Int64"})
 
 
@@ -96,6 +98,7 @@ def _row(
         "metric": _text(m.metric),
         "value": m.value,
         "is_nan": m.value is not None and math.isnan(m.value),
+        "samples": m.samples,
         "unit": _text(m.unit),
         "direction": m.direction,
         "split": _text(m.split),

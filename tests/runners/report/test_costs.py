@@ -1,9 +1,12 @@
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from runners.records import Measurement, Record
-from runners.report.cost_tables import tables
+from runners.report.cost_tables import at_the_end, tables
 from runners.report.costs import Efficiency, costs, curves, efficiencies
 from runners.report.efficiency import ALWAYS, NEVER
 from tests.runners.report.made import rows, speed
@@ -48,33 +51,141 @@ def test_lengths_without_the_baseline_are_left_out() -> None:
     assert found.ratios[0] == pytest.approx(1 / 0.256)
 
 
-def test_runs_are_joined_by_the_median() -> None:
-    made = [
-        speed("abc", {"forward_time": {n: factor * n / 1000 for n in LENGTHS}}, SOFTMAX, seed=seed)
-        for seed, factor in enumerate((0.9, 1.0, 1.4))
-    ]
-    found = only(*made)
-    assert found.length == pytest.approx(1000)
-    assert found.interval is not None
-    assert (found.interval.low, found.interval.high) == pytest.approx((900, 1400))
-
-
 def test_memory_of_one_run_has_no_interval() -> None:
     memory = ({"forward_memory": d["forward_time"]} for d in (LINEAR, SOFTMAX))
     assert only(speed("abc", *memory)).interval is None
 
 
-def test_the_scatter_of_calls_gives_one_run_an_interval() -> None:
+def in_turns(record: Record, turns: int, *, seed: int = 0) -> Record:
+    """The run with a machine that is up to three times as slow in some turns, and 2 % of noise."""
+    rng = np.random.default_rng(seed)
+    slow = {n: rng.uniform(1, 3, turns) for n in LENGTHS}
+    noise = rng.normal(1.0, 0.02, (2, len(LENGTHS), turns))
+    samples = {
+        who: {n: times[n] * slow[n] * noise[i, j] for j, n in enumerate(LENGTHS)}
+        for i, (who, times) in enumerate(((None, LINEAR["forward_time"]),
+                                          ("softmax", SOFTMAX["forward_time"])))
+    }  # fmt: skip
+    rows = [
+        Measurement("forward_time", float(np.median(times)), "ms", "lower", seq_len=n,
+                    attention=who, samples=tuple(times))
+        for who, by_length in samples.items() for n, times in by_length.items()
+    ]  # fmt: skip
+    rows += [
+        Measurement("forward_time_ratio", float(np.median(times / samples["softmax"][n])),
+                    "ratio", "lower", seq_len=n)
+        for n, times in samples[None].items()
+    ]  # fmt: skip
+    return replace(record, measurements=tuple(rows))
+
+
+@pytest.mark.parametrize("turns", [5, 30])
+def test_the_turns_of_one_run_give_it_an_interval(turns: int) -> None:
+    found = only(in_turns(speed("abc", LINEAR, SOFTMAX), turns))
+    assert found.interval is not None
+    # The machine's pace cancels turn by turn: some per cent are left of a factor of three.
+    assert 900 < found.interval.low < found.length < found.interval.high < 1100
+    assert found.length == pytest.approx(1000, rel=0.05)
+    for ratio, low, high, n in zip(found.ratios, found.low, found.high, LENGTHS, strict=True):
+        assert low < ratio < high
+        assert ratio == pytest.approx(1000 / n, rel=0.05)
+
+
+def test_records_without_samples_have_no_interval() -> None:
+    # The interquartile range of three calls, which older records keep, tells too little.
     record = speed("abc", LINEAR, SOFTMAX)
     scatter = [
         Measurement(f"forward_time_{what}", value, seq_len=n, attention=who)
         for who, times in ((None, LINEAR), ("softmax", SOFTMAX))
         for n in LENGTHS
-        for what, value in (("iqr", 0.1 * times["forward_time"][n]), ("calls", 25))
+        for what, value in (("iqr", 0.1 * times["forward_time"][n]), ("calls", 3))
     ]
-    found = only(Record(**{**vars(record), "measurements": (*record.measurements, *scatter)}))
+    found = only(replace(record, measurements=(*record.measurements, *scatter)))
+    assert found.interval is None
+    assert found.length == pytest.approx(1000)
+    crossings = tables([found])[0]
+    assert [list(line) for line in crossings.lines] == [["abc", "1,000"]]
+
+
+def scaled(costs: Mapping[str, Mapping[int, float]], by: float) -> dict[str, dict[int, float]]:
+    return {metric: {n: by * cost for n, cost in of.items()} for metric, of in costs.items()}
+
+
+def test_a_ratio_is_never_of_two_runs() -> None:
+    # Three runs on a machine of three speeds; the medians of the curves are of different runs.
+    made = [
+        speed("abc", scaled(LINEAR, own * pace), scaled(SOFTMAX, pace), seed=seed)
+        for seed, (own, pace) in enumerate(((2.0, 1.0), (0.5, 3.0), (1.0, 10.0)))
+    ]
+    found = only(*made)  # softmax's median is 3, abc's 2
+    assert found.ratios == pytest.approx([1000 / n for n in LENGTHS])
+    assert found.fit is not None
+    assert found.fit.length == pytest.approx(1000)
+
+
+def test_two_runs_are_joined_in_logarithms() -> None:
+    # Twice as long and half as long cancel; the mean of 2 and 0.5 is 1.25.
+    made = [
+        speed("abc", scaled(LINEAR, factor), SOFTMAX, seed=i) for i, factor in enumerate((0.5, 2))
+    ]
+    found = only(*made)
+    assert found.ratios == pytest.approx([1000 / n for n in LENGTHS])
+    assert found.fit is not None
+    assert found.fit.length == pytest.approx(1000)
+
+
+def test_runs_that_disagree_widen_the_interval() -> None:
+    factors = (0.8, 1.0, 1.25)
+    found = only(*(speed("abc", scaled(LINEAR, f), SOFTMAX, seed=i) for i, f in enumerate(factors)))
     assert found.interval is not None
-    assert 950 < found.interval.low < 1000 < found.interval.high < 1050
+    # t of 2 degrees of freedom, times the error of a median of three, times s = log 1.25.
+    half = math.exp(4.303 * 0.6698 * math.log(1.25))
+    assert found.low == pytest.approx([ratio / half for ratio in found.ratios], rel=1e-3)
+    assert found.high == pytest.approx([ratio * half for ratio in found.ratios], rel=1e-3)
+    # Nearly so the length, of slope -1; between two lengths the errors average out.
+    assert 1000 / half < found.interval.low < 700
+    assert 1400 < found.interval.high < 1000 * half
+
+
+def test_the_smallest_length_is_left_out_of_the_fit_of_time_and_of_no_other() -> None:
+    odd = dict(LINEAR["forward_time"]) | {256: 1.0}
+    both = {"forward_time": odd, "forward_memory": odd}
+    beside = {"forward_time": SOFTMAX["forward_time"], "forward_memory": SOFTMAX["forward_time"]}
+    found = {
+        one.key["quantity"]: one.fit
+        for one in efficiencies(costs(rows(speed("abc", both, beside))))
+    }
+    time, memory = found["time"], found["memory"]
+    assert time is not None
+    assert memory is not None
+    assert time.length == pytest.approx(1000)
+    line = np.polyfit(LENGTHS, list(odd.values()), 1)
+    assert memory.length == pytest.approx(max(np.roots([1e-6, *-line])))
+
+
+def test_a_curve_is_the_median_over_runs() -> None:
+    made = [speed("abc", scaled(LINEAR, f), SOFTMAX, seed=i) for i, f in enumerate((1, 2, 30))]
+    found = curves(costs(rows(made)))
+    of_abc = found[found["attention"] == "abc"]
+    assert of_abc["value"].tolist() == pytest.approx([2 * n / 1000 for n in LENGTHS])
+
+
+def test_a_sweep_of_speed_ends_with_ratios_and_efficiency_lengths() -> None:
+    without: dict[int, float | None] = dict(LINEAR["forward_time"]) | {2048: None}
+    made = [
+        speed("abc", LINEAR, SOFTMAX),
+        speed("performer", {"forward_time": without}, SOFTMAX, comment="oom at 2048"),
+        speed("softmax", SOFTMAX, SOFTMAX),
+    ]
+    ratios, crossings = at_the_end(efficiencies(costs(rows(made))))
+    assert ratios.title == "Cost over that of softmax at 2,048 tokens, noncausal self"
+    assert [list(line) for line in ratios.lines] == [
+        ["abc", "0.49×"],
+        ["performer", "0.98× at 1,024"],
+        ["softmax", "1.00×"],
+    ]
+    assert [list(line) for line in crossings.lines] == [["abc", "1,000"], ["performer", "1,000"]]
+    assert at_the_end([]) == []
 
 
 def test_decoding_has_no_quadratic_to_fit() -> None:

@@ -84,6 +84,19 @@ def test_the_leaderboards_and_the_place_of_the_report_are_printed(
     assert f"report: {tmp_path / 'report' / 'report.md'}" in printed
 
 
+def test_a_sweep_of_speed_ends_with_numbers_of_speed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = ({"forward_time": dict.fromkeys(LENGTHS, cost)} for cost in (0.5, 1.0))
+    trained = train("abc", {"accuracy": 0.4})  # in a folder that holds such runs too
+    folder(tmp_path, trained, speed("abc", *times))
+    write_report([tmp_path], tmp_path / "report", "speed")
+    printed = capsys.readouterr().out
+    assert "0.50×" in printed
+    assert "below 256" in printed
+    assert "accuracy" not in printed
+
+
 def test_several_folders_and_another_place(tmp_path: Path) -> None:
     one = folder(tmp_path / "one", train("softmax", {"accuracy": 0.9}))
     two = folder(tmp_path / "two", train("abc", {"accuracy": 0.4}))

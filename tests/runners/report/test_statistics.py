@@ -9,10 +9,10 @@ from runners.records import Measurement, Status
 from runners.report.statistics import (
     bounds_of,
     estimate,
+    estimates,
     quality,
     significant,
     t_quantile,
-    training_costs,
 )
 from tests.runners.report.made import rows, train
 
@@ -56,7 +56,11 @@ def test_missing_values_are_left_out_and_not_zero() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=9), st.floats(0.001, 1000))
+# Rounded: the squares of smaller deviations are below what a float can hold.
+@given(
+    st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 6)), min_size=3, max_size=9),
+    st.floats(0.001, 1000),
+)
 def test_the_interval_scales_with_the_values(values: list[float], scale: float) -> None:
     one, other = estimate(values), estimate([scale * value for value in values])
     size = scale * max(map(abs, values))  # the mean of large values may cancel to near 0
@@ -184,7 +188,8 @@ def test_a_run_that_diverged_is_not_averaged_away(
 def test_the_cost_of_a_training_that_diverged_hides_none_of_the_others() -> None:
     made = [train("abc", extra=[Measurement("step_time", 3.0)], seed=0)]
     made += [train("abc", status=Status.DIVERGED, seed=1)]
-    found = training_costs(rows(made))
+    table = rows(made)
+    found = estimates(table, table["metric"].eq("step_time"))
     assert (found["mean"].item(), found["failures"].item()) == (3.0, "1 of 2 diverged")
 
 
@@ -207,7 +212,6 @@ def test_only_final_test_scores_are_quality() -> None:
     ]
     table = rows(train("abc", {"accuracy": 0.9}, extra=others))
     assert quality(table)["mean"].tolist() == [0.9]
-    assert training_costs(table)[["metric", "mean"]].to_numpy().tolist() == [["parameters", 100]]
 
 
 def test_the_metric_that_selected_the_checkpoint_is_known() -> None:

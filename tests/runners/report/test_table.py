@@ -10,7 +10,7 @@ from runners.records import Measurement, Record, Status
 from runners.report.collection import NoRecords, collect
 from runners.report.report import write_report
 from runners.report.statistics import quality
-from runners.report.table import COLUMNS, PATTERNS, known_patterns, without_repeats
+from runners.report.table import COLUMNS, PATTERNS, SAMPLES, known_patterns, without_repeats
 from tests.runners.report.made import folder, rows, speed, train
 
 
@@ -20,7 +20,7 @@ def test_the_patterns_are_those_of_the_mechanisms() -> None:
 
 def test_a_row_per_measurement_with_the_labels_of_its_run() -> None:
     table = rows(train("abc", {"accuracy": 0.5, "nll": 2.0}, seed=3))
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == [*COLUMNS, SAMPLES]
     assert list(table["metric"]) == ["accuracy", "nll"]
     assert list(table["direction"]) == ["higher", "lower"]
     first = table.iloc[0]
