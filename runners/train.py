@@ -79,8 +79,6 @@ def _trainer(run: Run, model: Task, history: "History") -> tuple[Trainer, ModelC
     keep = partial(ModelCheckpoint, run.folder, enable_version_counter=False)
     callbacks: list[Callback] = [history]
     best = None
-    if fit.get("patience") is not None and not fit.monitor:
-        raise ValueError(f"task.fit.patience = {fit.patience} needs a metric in task.fit.monitor")
     if fit.monitor:
         mode = "max" if model.directions[fit.monitor] == "higher" else "min"
         best = keep("best", monitor=fit.monitor, mode=mode)
