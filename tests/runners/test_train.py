@@ -200,6 +200,24 @@ def test_a_results_folder_that_cannot_be_written_is_one_line(
     assert "not writable" in lines[0]
 
 
+def test_a_full_disk_ends_a_sweep_at_its_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    num_runs = 0
+
+    def full(self: RecordStore, record: Record) -> Path:
+        nonlocal num_runs
+        num_runs += 1
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordStore, "write", full)
+    settings = ["seed=0,1,2", "trainer.max_epochs=1", "hydra.launcher.n_jobs=1"]
+    assert attnbench(monkeypatch, *TOY, "-m", f"run.results={tmp_path}", *settings) == 2
+    assert num_runs == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device; the sweep has ended" in last
+
+
 def test_a_full_disk_prints_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
