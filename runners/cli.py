@@ -174,7 +174,8 @@ def _check_visible(target: str) -> None:
     top, *inner = target.split(".")[:-1]
     here = [path for path in (Path(top), Path(f"{top}.py")) if path.exists()]
     ours = (CONF.parent / top).joinpath(*inner)
-    if not here or Path.cwd() == CONF.parent or ours.is_dir() or ours.with_suffix(".py").exists():
+    is_ours = bool(inner) and (ours.is_dir() or ours.with_suffix(".py").exists())
+    if not here or Path.cwd() == CONF.parent or is_ours:
         return
     for names, owner in ((OWN, "attnbench"), (sys.stdlib_module_names, "Python")):
         if top in names:
