@@ -3,21 +3,20 @@
 A user's mistake ends in one line that names the thing, the value and what was expected.
 """
 
-import difflib
+import argparse
+import contextlib
 import importlib
-import itertools
+import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runners.mistakes import CONF, NothingRecorded, UserError, is_mistake, one_line, unknown
 from runners.stopping import Stopped, stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 HELP = """\
 attnbench: a comprehensive attention benchmark
@@ -40,11 +39,7 @@ attnbench COMMAND --cfg job shows the settings; docs/ tells the rest.
 
 COMMANDS = ("list", "verify", "train", "speed", "report")
 RUNS = ("verify", "train", "speed")
-GROUPS = ("attention", "task", "pattern", "experiment")
-
-
-class UserError(Exception):
-    """A mistake on the command line, told in one line."""
+OWN = ("attentions", "conf", "runners", "tasks")
 
 
 def main() -> None:
@@ -67,9 +62,12 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("ATTNBENCH_DEBUG"):
             raise
-        if not _is_mistake(error):
+        if not is_mistake(error):
             raise
-        print(f"attnbench: error: {_one_line(error)}", file=sys.stderr)
+        print(f"attnbench: error: {one_line(error)}", file=sys.stderr)
+        status = 2
+    except NothingRecorded as reason:
+        print(f"attnbench: error: {reason}; the sweep has ended", file=sys.stderr)
         status = 2
     sys.exit(status)
 
@@ -91,123 +89,111 @@ def _wants_help(arguments: list[str]) -> bool:
 
 def _dispatch(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
-        raise UserError(_unknown("command", command, COMMANDS))
+        raise UserError(unknown("command", command, COMMANDS))
     if command == "list":
         return importlib.import_module("runners.list").main()
     if command == "report":
         return importlib.import_module("runners.report.report").main(arguments)
-    return _run(command, _prepared(arguments))
+    return _run(command, arguments)
 
 
 def _run(command: str, arguments: list[str]) -> int:
     """Hand over to Hydra, for one run or a sweep."""
     import hydra
 
-    from runners.run import execute
-
-    body = importlib.import_module(f"runners.{command}").measure
-    is_sweep = "-m" in arguments or "--multirun" in arguments
     records, errors = [], []
 
     def task(config: "DictConfig") -> None:
+        # In a sweep this runs in workers: what starts it shows something before torch is loaded.
+        from runners.run import Run, execute
+        from runners.settings import check
+
+        body = importlib.import_module(f"runners.{command}").measure
+
+        def measure(run: Run) -> None:
+            check(command, run.config)
+            body(run)
+
+        in_sweep = config.run.progress is not None
         try:
-            records.append(execute(command, body, config))
+            if not in_sweep:  # what cannot run leaves no record
+                check(command, config)
+            records.append(execute(command, measure, config))
         except Exception as error:
-            if is_sweep:  # nothing can be recorded: end the sweep
-                raise
+            if in_sweep:
+                raise NothingRecorded(one_line(error)) from error
             errors.append(error)  # past Hydra, which would print about it first
 
     # The bars of the data library would run through a sweep's display.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # Hydra would print its own errors and exit; with this it raises them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.path.insert(0, os.getcwd())  # an attention of the user's own, by import path
-    start = hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)
-    if is_sweep:
-        return _sweep(start, command, arguments)
+    _look_here_last()
+    parsed, arguments = _prepared(command, arguments)
     sys.argv = [f"attnbench {command}", *arguments]
-    start()
+    if parsed.multirun and not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info):
+        from runners.sweep import sweep
+
+        return sweep(parsed.config_name or command, task, parsed.overrides, parsed.config_dir)
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     if errors:
         raise errors[0]
     return importlib.import_module("runners.summary").show(records)
 
 
-def _sweep(start: "Callable[[], None]", command: str, arguments: list[str]) -> int:
-    """Run a sweep; when a worker process dies, take up what had not ended."""
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+def _look_here_last() -> None:
+    """Find an attention of the user's own by import path, and let it hide nothing.
 
-    from runners.progress import Progress, progress_file, since_launch
-    from runners.sweep import Display
-
-    # In the results folder, which every machine of a cluster sees.
-    given = [a.partition("=")[2] for a in arguments if a.startswith("run.results=")]
-    with progress_file(Path(given[-1] if given else "results")) as file:
-        sys.argv = [f"attnbench {command}", *arguments, f"run.progress={file}"]
-        progress, died_early = Progress(file), False
-        while not died_early:
-            progress.launch()
-            try:
-                start()
-                break
-            except TerminatedWorkerError:
-                # Each time, a run has died that is not started a third time, so this ends.
-                died_early = not since_launch(progress.events())
-            except Stopped:
-                if Display.current:  # gives the terminal back
-                    Display.current.close()
-                raise
-        status = Display.current.finish(command) if Display.current else 0
-    if died_early:
-        raise UserError("the workers died before they began a run, perhaps for want of memory")
-    return status
+    A `tasks.py` or `html.py` of the user's is then none of ours, nor of Python's, here or in the
+    workers of a sweep, where Python itself would put the current folder first.
+    """
+    here, root = os.getcwd(), str(CONF.parent)
+    if here != root:
+        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    sys.path += [folder for folder in dict.fromkeys((root, here)) if folder not in sys.path]
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
-def _prepared(arguments: list[str]) -> list[str]:
-    """Check the names, and let a class of the user's own stand without the default's settings."""
-    for argument in arguments:
-        group, separator, value = argument.lstrip("+").partition("=")
-        if separator and group in GROUPS:
-            _check_choices(group, value, arguments)
-    own = any(argument.startswith("attention._target_=") for argument in arguments)
-    chosen = any(argument.startswith("attention=") for argument in arguments)
-    if own and not chosen:
-        arguments = [*arguments, "attention=custom"]
-    # Hydra wants its flags before the overrides; a user may write them in any order.
-    return sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
+def _prepared(command: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse what Hydra would, and put flags before overrides, as Hydra wants them.
+
+    A class of the user's own stands without the settings of the default.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            parsed = get_args_parser().parse_intermixed_args(arguments)
+    except SystemExit as end:
+        if not end.code:  # --version
+            raise
+        _, _, why = told.getvalue().strip().splitlines()[-1].partition("error: ")
+        raise UserError(f"{why} (attnbench {command} --help lists the flags)") from None
+    flags = list(arguments)
+    for override in parsed.overrides:
+        flags.remove(override)
+    given = {o.lstrip("+").partition("=")[0]: o.partition("=")[2] for o in parsed.overrides}
+    if "attention._target_" in given:
+        for target in given["attention._target_"].split(","):
+            _check_visible(target)
+        if "attention" not in given:
+            parsed.overrides.append("attention=custom")
+    return parsed, [*flags, *parsed.overrides]
 
 
-def _check_choices(group: str, value: str, arguments: list[str]) -> None:
-    """Hydra's own message for an unknown choice is long, and comes only when a job starts."""
-    folders = [CONF / group]
-    for flag, folder in itertools.pairwise(arguments):
-        if flag in ("--config-dir", "-cd"):
-            folders.append(Path(folder) / group)
-    known = sorted(
-        path.relative_to(folder).with_suffix("").as_posix()
-        for folder in folders
-        for path in folder.rglob("*.yaml")
-    )
-    for choice in value.split(","):
-        if choice and choice not in known and "(" not in value:
-            raise UserError(_unknown(group, choice, known))
-
-
-def _unknown(kind: str, name: str, known: "list[str] | tuple[str, ...]") -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"
-
-
-def _is_mistake(error: Exception) -> bool:
-    names = {cls.__module__.split(".")[0] for cls in type(error).__mro__}
-    return isinstance(error, UserError | OSError | ValueError) or bool(
-        names & {"hydra", "omegaconf"}
-    )
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__
+def _check_visible(target: str) -> None:
+    """Refuse a class in the current folder whose module is hidden by another of the same name."""
+    top, *inner = target.split(".")[:-1]
+    here = [path for path in (Path(top), Path(f"{top}.py")) if path.exists()]
+    ours = (CONF.parent / top).joinpath(*inner)
+    is_ours = bool(inner) and (ours.is_dir() or ours.with_suffix(".py").exists())
+    if not here or Path.cwd() == CONF.parent or is_ours:
+        return
+    for names, owner in ((OWN, "attnbench"), (sys.stdlib_module_names, "Python")):
+        if top in names:
+            message = f"{here[0]} of this folder is hidden by a module of {owner}: rename yours"
+            raise UserError(f"attention._target_={target}: {message}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from runners.records import Record, Status
 
 
 def show(records: Sequence[Record]) -> int:
-    """Print each run's status and its numbers; the exit code is 1 if one did not end well."""
+    """Print each run's status and its numbers, and return the exit code.
+
+    It is 1 if one did not end well; of `verify`, 1 is a verdict, and 2 means that there is none.
+    """
     for record in records:
         if record.status is Status.OK:
             if record.command == "verify":  # it has printed a table of its own
@@ -18,7 +21,9 @@ def show(records: Sequence[Record]) -> int:
             Console().print(_table(record))
         else:
             print(f"attnbench: {record.status}: {record.error}", file=sys.stderr)
-    return int(any(record.status is not Status.OK for record in records))
+    bad = [record for record in records if record.status is not Status.OK]
+    undecided = [r for r in bad if r.command == "verify" and r.status is not Status.UNSUPPORTED]
+    return 2 if any(not r.measurements for r in undecided) else int(bool(bad))
 
 
 def _table(record: Record) -> Table:

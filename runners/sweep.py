@@ -1,139 +1,186 @@
-"""The live display around a sweep, and the report at its end: a Hydra callback.
+"""How a sweep runs: Hydra's compositions and launchers, around the runs that are left to do.
 
-The jobs report through a file (runners/progress.py), so the display works with every launcher.
+Hydra's own sweeper composes every job before it starts the first, and knows none that has ended.
 """
 
-import sys
-import threading
-import time
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from hydra import version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode, TaskFunction
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from runners.progress import Progress, over
+from runners.display import Display
+from runners.mistakes import CONF, UserError, one_line
+from runners.progress import Progress, progress_file, since_launch
 from runners.records import RecordStore
 
-ENDED_BADLY = ("failed", "oom", "timeout")
+Job = list[str]
+"""The overrides of one run."""
 
 
-class SweepCallback(Callback):
-    """Shows a sweep from its start to its end, then writes its report."""
+def sweep(command: str, task: TaskFunction, overrides: list[str], config_dir: str | None) -> int:
+    """Run every combination of the overrides' choices, write the report, return the exit code.
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Start the display, or go on with it when a sweep was taken up again."""
-        folder = Path(config.run.results) / config.run.sweep
-        RecordStore(folder).tidy()
-        Display.start(Progress(config.run.progress), _num_jobs(config), folder)
+    Args:
+        command: The name of the primary configuration.
+        task: What a worker does with a configuration.
+        overrides: As on the command line.
+        config_dir: A folder of more configurations.
+
+    Raises:
+        UserError: If there is no combination, or a choice has a setting that no run can have.
+        NothingRecorded: If a run could leave no record.
+    """
+    version.setbase("1.3")
+    hydra = Hydra.create_main_hydra2("attnbench", _search_path(config_dir))
+    try:
+        jobs = _jobs(hydra, command, overrides)
+        flags = [o for o in overrides if o.lstrip("+~").startswith("hydra")]
+        with _blaming(jobs[0], jobs):
+            config = hydra.compose_config(command, [*flags, *jobs[0]], RunMode.MULTIRUN)
+        context = HydraContext(hydra.config_loader, Callbacks(config))
+        results = Path(config.run.results)
+        folder = results / config.run.sweep
+        with progress_file(results) as file:
+            progress = Progress(file)
+            with Display(progress, len(jobs), folder) as display:
+                display.say(f"looking at {len(jobs)} runs")
+                left = _left(command, config, folder, jobs, progress)
+                display.say(f"checking the settings of {len(left)} runs" if left else "")
+                _check(command, config, context, left)
+                display.say("")
+                told = [[*job, f"run.progress={_quoted(file)}"] for job in left]
+                if told:
+                    _launch(config, context, task, told, progress)
+    finally:
+        GlobalHydra.instance().clear()
+    return display.report(command)
 
 
-def _num_jobs(config: DictConfig) -> int:
-    """The length of the list that Hydra's sweeper is about to make."""
-    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(
-        [*parameters, *config.hydra.overrides.task]
+def _search_path(config_dir: str | None) -> ConfigSearchPath:
+    path = create_config_search_path(str(CONF))
+    if config_dir is not None:
+        if not os.path.isdir(config_dir):
+            raise UserError(f"--config-dir: no folder {config_dir}")
+        # As Hydra does: before the package, behind nothing but the schema.
+        added = f"file://{os.path.abspath(config_dir)}"
+        path.prepend("command-line", added, SearchPathQuery(provider="schema"))
+    return path
+
+
+def _jobs(hydra: Hydra, command: str, overrides: list[str]) -> list[Job]:
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    given = parser.parse_overrides(overrides)
+    # What an experiment sweeps over is read first: a setting may be one of those choices' own.
+    fixed = [o for o in given if o.is_hydra_override() or _is_choice(hydra, o)]
+    experiment = hydra.compose_config(
+        command, [str(override.input_line) for override in fixed], RunMode.MULTIRUN
     )
-    return sum(map(len, BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    params = experiment.hydra.sweeper.params or {}
+    swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    own = [override for override in given if not override.is_hydra_override()]
+    (jobs,) = BasicSweeper.split_arguments([*swept, *own], max_batch_size=None)
+    if not jobs:
+        swept = " ".join(str(o.input_line) for o in [*swept, *own] if o.is_sweep_override())
+        raise UserError(f"a sweep of no runs: {swept} leaves nothing to choose from")
+    return jobs
 
 
-class Display:
-    """Done, left, failed and time of a sweep: live on a terminal, a line per run elsewhere."""
+def _is_choice(hydra: Hydra, override: Override) -> bool:
+    """Whether it names one choice of a group."""
+    loader, group = hydra.config_loader, override.key_or_group
+    is_group = bool(loader.get_group_options(group) or loader.list_groups(group))
+    return is_group and not override.is_sweep_override()
 
-    current: "Display | None" = None
-    """There is one sweep per process."""
 
-    @classmethod
-    def start(cls, progress: Progress, total: int, folder: Path) -> None:
-        """Show a sweep of `total` runs, if it is not shown already."""
-        if cls.current is None:
-            cls.current = cls(progress, total, folder)
-            cls.current.thread.start()
+def _left(
+    command: str, config: DictConfig, folder: Path, jobs: Sequence[Job], progress: Progress
+) -> list[Job]:
+    """The jobs that are not known to have ended for good; of the others is told."""
+    from runners.ended import Ended  # loads torch
 
-    def __init__(self, progress: Progress, total: int, folder: Path) -> None:
-        self.progress = progress
-        self.total = total
-        self.folder = folder
-        self.console = Console(stderr=True)
-        self.started_at = time.monotonic()
-        self.num_printed = 0
-        self.finished = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[outlook]}"),
-            console=self.console,
-        )
-        self.task = self.bar.add_task("sweep", total=total, outlook="")
+    store = RecordStore(folder)
+    store.tidy()
+    if config.run.force:
+        return list(jobs)
+    ended = Ended(store, command, config.hydra)
+    return [job for job in jobs if not ended.skip(job, progress)]
 
-    def close(self) -> None:
-        """Stop showing."""
-        self.finished.set()
-        self.thread.join()
 
-    def finish(self, command: str) -> int:
-        """Stop showing, write the report, and return the exit code."""
-        self.close()
-        ended = over(self.progress.events())
-        bad = sum(event.status in ENDED_BADLY for event in ended)
-        seconds = time.monotonic() - self.started_at
-        print(f"{len(ended)} of {self.total} runs, {bad} failed, {seconds:.0f} s", file=sys.stderr)
-        if any(RecordStore(self.folder).paths()):
-            from runners.report.report import write_report
+def _check(command: str, config: DictConfig, context: HydraContext, jobs: Sequence[Job]) -> None:
+    """Compose and check so many of the jobs that each choice is in one of them."""
+    examples = list(_examples(jobs))
+    composed = []
+    for job in examples:
+        with _blaming(job, jobs):
+            composed.append(context.config_loader.load_sweep_config(config, job))
+    from runners.settings import check  # loads torch
 
-            write_report([self.folder], self.folder / "report", command)
-        return int(bad > 0)
+    for job, whole in zip(examples, composed, strict=True):
+        with _blaming(job, jobs):
+            kept = [str(key) for key in whole if key != "hydra"]
+            check(command, OmegaConf.masked_copy(whole, kept))
 
-    def _watch(self) -> None:
-        if not self.console.is_terminal:
-            while not self.finished.wait(0.5):
-                self._print_new()
-            self._print_new()
-            return
-        with Live(self._render(), console=self.console, refresh_per_second=4) as live:
-            while not self.finished.wait(0.25):
-                live.update(self._render())
-            live.update(self._render())
 
-    def _print_new(self) -> None:
-        for event in over(self.progress.events())[self.num_printed :]:
-            self.num_printed += 1
-            already = "already " if event.kind == "skipped" else ""
-            note = f" ({event.note})" if event.note else ""
-            why = f": {event.error}" if event.error else ""
-            told = f"{already}{event.status}{note}{why}"
-            line = f"[{self.num_printed}/{self.total}] {event.name}: {told}"
-            print(line, file=sys.stderr, flush=True)
+@contextmanager
+def _blaming(job: Job, jobs: Sequence[Job]) -> Iterator[None]:
+    """Name the choices of a job where it cannot be composed, or has a wrong setting."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        shared = set.intersection(*map(set, jobs))
+        chosen = " ".join(override for override in job if override not in shared)
+        raise UserError(": ".join(filter(None, (chosen, one_line(error))))) from error
 
-    def _render(self) -> Group:
-        events = self.progress.events()
-        ended = over(events)
-        ids = {event.run_id for event in ended}
-        begun = {
-            e.run_id: e.name
-            for e in events
-            if e.kind in ("started", "endangered") and e.run_id not in ids
-        }
-        bad = [e for e in ended if e.status in ENDED_BADLY]
-        skipped = sum(e.kind == "skipped" for e in ended)
-        outlook = f"{self.total - len(ended)} left, {len(bad)} failed, {skipped} skipped"
-        ran = len(ended) - skipped
-        if ran:
-            left = (self.total - len(ended)) * (time.monotonic() - self.started_at) / ran
-            outlook += f", about {left / 60:.0f} min" if left > 90 else f", about {left:.0f} s"
-        self.bar.update(self.task, completed=len(ended), outlook=outlook)
-        lines = [Text(f"  running  {name}", style="dim") for name in begun.values()]
-        lines += [Text(f"  {e.status}  {e.name}: {e.error}", style="red") for e in bad[-5:]]
-        return Group(self.bar, *lines)
+
+def _examples(jobs: Sequence[Job]) -> Iterator[Job]:
+    seen: set[str] = set()
+    for job in jobs:
+        if not seen.issuperset(job):
+            seen |= set(job)
+            yield job
+
+
+def _launch(
+    config: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
+    jobs: Sequence[Job],
+    progress: Progress,
+) -> None:
+    """Run the jobs; when a worker process dies, take up what had not ended."""
+    launcher = Plugins.instance().instantiate_launcher(context, task, config)
+    while True:
+        progress.launch()
+        try:
+            returns = launcher.launch(jobs, initial_job_idx=0)
+            break
+        except TerminatedWorkerError as death:
+            # Each time, a run has died that is not started a third time, so this ends.
+            if not since_launch(progress.events()):
+                raise UserError(
+                    "the workers died before they began a run, perhaps for want of memory"
+                ) from death
+    for done in returns:
+        _ = done.return_value  # raises what the job raised
+
+
+def _quoted(text: str) -> str:
+    """A text as a value on Hydra's command line, whatever it contains."""
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"

@@ -87,8 +87,6 @@ def _trainer(
     run: Run, device: torch.device, model: Task, history: History
 ) -> tuple[Trainer, Checkpoints]:
     config, fit = run.config, run.config.task.fit
-    if fit.get("patience") is not None and not fit.monitor:
-        raise ValueError(f"task.fit.patience = {fit.patience} needs a metric in task.fit.monitor")
     direction = model.directions[fit.monitor] if fit.monitor else ""
     checkpoints = Checkpoints(run.folder, history, fit.monitor, direction)
     callbacks: list[Callback] = [history, Divergence(), checkpoints]

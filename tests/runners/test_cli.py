@@ -3,12 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.plugins import Plugins
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from runners import cli
 from runners.progress import Progress
+from runners.records import Measurement, Record, Status
+from runners.summary import show
+from runners.sweep import _examples
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -36,6 +41,14 @@ def test_help_is_one_page(
         ("train attention=performr", "unknown attention 'performr', did you mean 'performer'?"),
         ("train task=mqar/tinny", "unknown task 'mqar/tinny', did you mean 'mqar/tiny'?"),
         ("speed pattern=causal", "unknown pattern 'causal', did you mean 'causal_"),
+        ("train sead=3", "unknown setting 'sead', did you mean 'seed'?"),
+        (
+            "train task.data.num_trian=3",
+            "unknown setting 'task.data.num_trian', did you mean 'num_",
+        ),
+        ("train seed=0,1", "seed=0,1 is a sweep, which needs -m; a list is written seed=[0,1]"),
+        ("train --foo", "unrecognized arguments: --foo"),
+        ("verify seed=0 lengths=[0] -cn verify", "lengths must be a list of positive integers"),
         ("report nowhere", "result folder nowhere does not exist"),
         ("report", "report needs a result folder"),
     ],
@@ -62,12 +75,11 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 
 def test_workers_that_die_before_a_run_end_the_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [])
     launches = 0
 
-    def start() -> None:
+    def launch(jobs: list[list[str]], initial_job_idx: int) -> None:
         nonlocal launches
         launches += 1
         (told,) = tmp_path.glob(".sweep-*")
@@ -75,6 +87,79 @@ def test_workers_that_die_before_a_run_end_the_sweep(
             Progress(told).start(str(launches), "run")
         raise TerminatedWorkerError
 
-    with pytest.raises(cli.UserError, match="the workers died before they began a run"):
-        cli._sweep(start, "train", [f"run.results={tmp_path}"])
+    launcher = SimpleNamespace(launch=launch)
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_: launcher)
+    assert ends(monkeypatch, "speed", "-m", f"run.results={tmp_path}") == 2
+    assert "the workers died before they began a run" in capsys.readouterr().err
     assert launches == 30
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ("seed=range(0,0)", "a sweep of no runs: seed=range(0,0) leaves nothing to choose from"),
+        ("attention=gla,softmx", "attention=softmx: unknown attention 'softmx', did you mean 'so"),
+        # `eps` is a setting of the first choice, and none of the default's.
+        ("attention=gla,abc attention.eps=1", "attention=abc: unknown setting 'attention.eps'"),
+        ("seed=0,abc", "seed=abc: seed must be an integer"),
+    ],
+)
+def test_a_sweep_names_the_choice_that_cannot_be(
+    choices: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = f'run.results="{tmp_path / "my results"}"'
+    assert ends(monkeypatch, "train", *choices.split(), "-m", results) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_every_choice_is_in_an_example_of_a_sweep() -> None:
+    jobs = [[f"a={a}", f"b={b}", f"c={c}"] for a in range(20) for b in range(20) for c in range(25)]
+    examples = list(_examples(jobs))
+    assert {choice for job in examples for choice in job} == {c for job in jobs for c in job}
+    assert len(examples) == 20 + 20 + 25 - 2
+
+
+@pytest.mark.parametrize(
+    "flag", ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]"]
+)
+@pytest.mark.parametrize("sweep", ["", "-m "])
+def test_configurations_of_another_folder_are_found(
+    flag: str,
+    sweep: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "attention").mkdir()
+    (tmp_path / "attention" / "mine.yaml").write_text("_target_: nowhere.Mine\nsize: 3\n")
+    line = f"speed {sweep}attention=mine attention.colour=red {flag.format(tmp_path)}"
+    assert ends(monkeypatch, *line.split(), f"run.results={tmp_path}") == 2
+    assert "unknown setting 'attention.colour'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["tasks", "html"])
+def test_a_module_of_the_users_that_another_hides_is_named(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    (tmp_path / f"{module}.py").write_text("class Mine: ...")
+    assert ends(monkeypatch, "verify", f"attention._target_={module}.Mine") == 2
+    assert f"{module}.py of this folder is hidden by a module of" in capsys.readouterr().err
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_run_of_verify_without_a_verdict_is_told_from_a_refutation() -> None:
+    def code(command: str, *measurements: Measurement) -> int:
+        record = Record("a", command, Status.FAILED, {}, {}, measurements=measurements)
+        return show([record])
+
+    assert code("verify", Measurement("verify/causal_self/batch", 1.0)) == 1
+    assert code("verify") == 2
+    assert code("train") == 1

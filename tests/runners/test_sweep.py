@@ -67,7 +67,11 @@ def kill_group(process: "subprocess.Popen[str]") -> None:
 
 
 def test_a_sweep_shows_records_and_reports_every_run(tmp_path: Path) -> None:
-    told = finish(sweep(tmp_path, "attention=softmax,none", "seed=0,1", "pattern=all,causal_cross"))
+    # Modules of the user's with the names of one of ours and of one of Python's.
+    for name in ("tasks", "html"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this is none of your modules')")
+    choices = ["attention=softmax,none", "seed=0,1", "pattern=all,causal_cross"]
+    told = finish(sweep(tmp_path, *choices))
     assert sorted(statuses(tmp_path)) == [Status.OK] * 4 + [Status.UNSUPPORTED] * 4
     assert "[8/8]" in told
     assert "8 of 8 runs, 0 failed" in told
