@@ -40,7 +40,7 @@ def one_line(error: BaseException) -> str:
 
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).partition("/")
-        return unknown(group, name, _choices(group) or error.options)
+        return unknown(group, name, _choices(group, str(error)) or error.options)
     text = str(error)
     if match := re.match(r"Could not override '(.+)'", text):
         return _unknown_setting(match[1])
@@ -55,10 +55,12 @@ def _as_list(argument: str) -> str:
     return f"{key}=[{values}]"
 
 
-def _choices(group: str) -> list[str]:
-    """The choices of a group in the package, those of nested folders too."""
-    folder = CONF / group
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+def _choices(group: str, error: str) -> list[str]:
+    """The choices of a group wherever Hydra has looked, those of nested folders too."""
+    searched = re.findall(r"path=file://(.+)$", error, re.MULTILINE)
+    folders = [Path(path) / group for path in searched]
+    found = {p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")}
+    return sorted(found)
 
 
 def _unknown_setting(name: str) -> str:

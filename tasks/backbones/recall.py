@@ -1,6 +1,7 @@
 """The backbone of Zoology's recall tasks: two mixers without MLP between tied embeddings.
 
-Source: Arora et al., "Zoology", ICLR 2024, arXiv:2312.04927, and its code.
+Source: Arora et al., "Zoology", ICLR 2024, arXiv:2312.04927, and its code, whose block is that of a
+Transformer with the identity in the place of the MLP: the second norm stays, and is added.
 Departs from them: the mixers keep their own initialisation (there N(0, 0.02)), and every mixer gets
 the positions that are asked for (there, attention alone gets learned ones).
 
@@ -16,7 +17,9 @@ from tasks.base import AttentionSlots
 
 
 class RecallDecoder(nn.Module):
-    """Embedding, then `num_layers` times x + mixer(norm(x)), then norm and unembedding.
+    """Embedding, then `num_layers` blocks, then norm and unembedding.
+
+    A block is y = x + mixer(norm1(x)), then y + norm2(y).
 
     Args:
         slots: Give the causal self-attentions.
@@ -47,7 +50,8 @@ class RecallDecoder(nn.Module):
         nn.init.normal_(self.tokens.weight, std=init_std)
         self.positions = Positions(positions, seq_len, embed_dim, init_std=init_std)
         self.dropout = Dropout(dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers))
+        self.norms1 = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers))
+        self.norms2 = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_layers))
         self.mixers = nn.ModuleList(
             slots.build(
                 Pattern.CAUSAL_SELF,
@@ -73,8 +77,9 @@ class RecallDecoder(nn.Module):
             (B, P, V).
         """
         x = self.dropout(self.positions(self.tokens(tokens)))
-        for norm, mixer in zip(self.norms, self.mixers, strict=True):
-            x = x + mixer(norm(x))
+        for norm1, mixer, norm2 in zip(self.norms1, self.mixers, self.norms2, strict=True):
+            x = x + mixer(norm1(x))
+            x = x + norm2(x)
         # The vocabulary is wider than the model: unembed only what is read.
         x = x.gather(1, read[..., None].expand(-1, -1, x.shape[-1]))
         return self.norm(x) @ self.tokens.weight.T

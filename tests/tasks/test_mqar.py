@@ -113,8 +113,8 @@ def test_the_seed_moves_the_training_rows_only() -> None:
 
 
 def test_the_data_set_is_named_after_its_length_and_pairs() -> None:
-    assert data().dataset == "MQAR-L32-N4"
-    assert data(num_pairs=[2, 4]).dataset == "MQAR-L32-N2+4"
+    assert data().dataset == "MQAR-L16-N4"
+    assert data(num_pairs=[2, 4]).dataset == "MQAR-L16-N2+4"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_logits_are_those_of_the_whole_sequence_at_the_read_positions() -> None:
     rows = data()
     model = task("softmax", rows)
     batch = rows.test[torch.arange(3)]
-    everywhere = torch.arange(32).expand(3, -1)
+    everywhere = torch.arange(16).expand(3, -1)
     logits = model.decoder(batch.tokens, everywhere)
     for b in range(3):
         expected = logits[b, batch.positions[b]]
@@ -224,7 +224,7 @@ class Rates(Callback):
     ],
 )
 def test_the_learning_rate_falls_to_zero(cooldown: float | None, expected: list[float]) -> None:
-    rows = data(num_train=640)
+    rows = data(num_train=320)
     rates = Rates()
     quiet_trainer(max_epochs=1, callbacks=[rates]).fit(
         task("none", rows, cooldown=cooldown, lr=1.0), datamodule=rows
@@ -237,7 +237,7 @@ def test_the_learning_rate_falls_to_zero(cooldown: float | None, expected: list[
     ("name", "low", "high"),
     [
         ("softmax", 0.99, 1.0),
-        ("linear_elu", 0.1, 0.6),  # its state is too small, or too hard to address
+        ("linear_elu", 0.2, 0.6),  # it knows which values there are, one in four; 0.35 to 0.37
         ("none", 0.0, 1 / 32 + 0.03),  # chance among the values; 4,000 queries: sd 0.003
     ],
 )
