@@ -59,8 +59,8 @@ def _choices(group: str, error: str) -> list[str]:
     """The choices of a group wherever Hydra has looked, those of nested folders too."""
     searched = re.findall(r"path=file://(.+)$", error, re.MULTILINE)
     folders = [Path(path) / group for path in searched]
-    found = {p.relative_to(f).with_suffix("").as_posix() for f in folders for p in f.rglob("*.yaml")}
-    return sorted(found)
+    found = [path.relative_to(f).with_suffix("") for f in folders for path in f.rglob("*.yaml")]
+    return sorted({path.as_posix() for path in found})
 
 
 def _unknown_setting(name: str) -> str:
