@@ -40,7 +40,9 @@ def one_line(error: BaseException) -> str:
 
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = str(error.missing_cfg_file).partition("/")
-        return unknown(group, name, _choices(group, str(error)) or error.options)
+        # Hydra names the folders that it has searched.
+        folders = [Path(folder) for folder in re.findall(r"path=file://(.+)", str(error))]
+        return unknown(group, name, _choices(group, folders))
     text = str(error)
     if match := re.match(r"Could not override '(.+)'", text):
         return _unknown_setting(match[1])
@@ -55,12 +57,13 @@ def _as_list(argument: str) -> str:
     return f"{key}=[{values}]"
 
 
-def _choices(group: str, error: str) -> list[str]:
-    """The choices of a group wherever Hydra has looked, those of nested folders too."""
-    searched = re.findall(r"path=file://(.+)$", error, re.MULTILINE)
-    folders = [Path(path) / group for path in searched]
-    found = [path.relative_to(f).with_suffix("") for f in folders for path in f.rglob("*.yaml")]
-    return sorted({path.as_posix() for path in found})
+def _choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """The choices of a group, those of nested folders too."""
+    return sorted(
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in (folder / group).rglob("*.yaml")
+    )
 
 
 def _unknown_setting(name: str) -> str:
