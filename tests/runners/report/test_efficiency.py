@@ -135,6 +135,11 @@ def test_rounding_of_a_line_is_no_parabola(mechanism: tuple, length: float, seed
         assert fitted(v, e) == pytest.approx(length, rel=0.3)
 
 
+def test_a_bend_of_less_than_a_hundredth_decides_nothing() -> None:
+    # Exact, and so significant: its root lies at 101,000 tokens, where nothing was measured.
+    assert fitted(quadratic(1e-6, 2, 0), quadratic(0, 2.1, 100)) == NEVER
+
+
 def test_the_scatter_of_times_is_no_parabola() -> None:
     # A line that costs more at every length, by half at the greatest, and two of one slope.
     scatter = np.random.default_rng(0).normal(1.0, 0.03, size=(200, 2, 6))
