@@ -134,7 +134,7 @@ class FlowAttention(StreamAttention, MultiHeadAttention):
         competition = count * weight / so_far("weight", weight).clamp(min=0.1)
         sent = competition * v
         q = q / (incoming * count)
-        received = causal_scan(q, k, sent, backend=self.backend)
+        received = causal_scan(q, k, sent, backend="torch" if memory else self.backend)
         after["kv"] = k.mT @ sent
         if memory:
             received = received + q @ memory["kv"]
