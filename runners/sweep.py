@@ -55,17 +55,18 @@ def sweep(command: str, task: TaskFunction, overrides: list[str], config_dir: st
             config = hydra.compose_config(command, [*flags, *jobs[0]], RunMode.MULTIRUN)
         context = HydraContext(hydra.config_loader, Callbacks(config))
         results = Path(config.run.results)
-        folder = results / config.run.sweep
+        store = RecordStore(results / config.run.sweep)
         with progress_file(results) as file:
             progress = Progress(file)
-            with Display(progress, len(jobs), folder) as display:
-                display.say(f"looking at {len(jobs)} runs")
-                left = _left(command, config, folder, jobs, progress)
-                display.say(f"checking the settings of {len(left)} runs" if left else "")
-                _check(command, config, context, left)
-                display.say("")
-                told = [[*job, f"run.progress={_quoted(file)}"] for job in left]
-                if told:
+            with Display(progress, len(jobs), store.folder) as display:
+                display.say(f"looking for what is left of {len(jobs)} runs")
+                store.tidy()
+                left = _left(store, config, jobs, progress)
+                if left:
+                    display.say(f"checking the settings of {len(left)} runs")
+                    _check(command, config, context, left)
+                    display.say("")
+                    told = [[*job, f"run.progress={_quoted(file)}"] for job in left]
                     _launch(config, context, task, told, progress)
     finally:
         GlobalHydra.instance().clear()
@@ -109,16 +110,16 @@ def _is_choice(hydra: Hydra, override: Override) -> bool:
 
 
 def _left(
-    command: str, config: DictConfig, folder: Path, jobs: Sequence[Job], progress: Progress
-) -> list[Job]:
-    """The jobs that are not known to have ended for good; of the others is told."""
+    store: RecordStore, config: DictConfig, jobs: Sequence[Job], progress: Progress
+) -> Sequence[Job]:
+    """The jobs that have not ended, as far as that is known without composing them."""
     from runners.ended import Ended  # loads torch
 
-    store = RecordStore(folder)
-    store.tidy()
-    if config.run.force:
-        return list(jobs)
-    ended = Ended(store, command, config.hydra)
+    # Where it is recorded, and whether it is run again all the same, is not asked of each job.
+    own = {tuple(override for override in job if override.startswith("run.")) for job in jobs}
+    if config.run.force or len(own) > 1:
+        return jobs
+    ended = Ended(store, config.hydra.job.config_name, config.hydra)
     return [job for job in jobs if not ended.skip(job, progress)]
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from runners import cli
+from runners.ended import Ended
 from runners.progress import Progress
-from runners.records import Measurement, Record, Status
+from runners.records import Measurement, Record, RecordStore, Status
 from runners.summary import show
-from runners.sweep import _examples
+from runners.sweep import _examples, _left
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -163,3 +165,17 @@ def test_a_run_of_verify_without_a_verdict_is_told_from_a_refutation() -> None:
     assert code("verify", Measurement("verify/causal_self/batch", 1.0)) == 1
     assert code("verify") == 2
     assert code("train") == 1
+
+
+def test_jobs_that_are_recorded_in_several_places_are_all_composed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, progress = RecordStore(tmp_path), Progress(None)
+    monkeypatch.setattr(Ended, "skip", lambda self, job, progress: True)
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = compose("speed", return_hydra_config=True)
+        forced = compose("speed", ["run.force=true"], return_hydra_config=True)
+    assert _left(store, config, [["seed=0"], ["seed=1"]], progress) == []
+    assert _left(store, forced, [["seed=0"]], progress) == [["seed=0"]]
+    places = [["run.sweep=a"], ["run.sweep=b"]]
+    assert _left(store, config, places, progress) == places

@@ -77,6 +77,9 @@ def test_a_sweep_shows_records_and_reports_every_run(tmp_path: Path) -> None:
     assert "8 of 8 runs, 0 failed" in told
     assert list((tmp_path / "train" / "report").glob("*.md"))
     assert not list(tmp_path.glob(".sweep-*"))
+    told = finish(sweep(tmp_path, *choices))
+    assert told.count(": already ") == 8
+    assert "checking the settings" not in told, "what has ended is known without composing it"
 
 
 def test_a_sweep_killed_at_any_moment_goes_on_where_it_was(tmp_path: Path) -> None:
