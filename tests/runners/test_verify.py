@@ -34,11 +34,17 @@ CONFIG = registry.CONF / "verify.yaml"
 DECODING = {"step", "prefill"}  # where the parallel form is wrong, they differ from it
 
 FLAWS = [
-    (broken.Zeros, CS, "uses_own", {"uses_earlier", "gradients", "dropout"}, "32 of 32 outputs"),
-    (broken.Zeros, CC, "uses_source", {"uses_own", "gradients", "dropout"}, "position 0"),
-    (broken.HalfZeros, NC, "uses_own", {"uses_source", "padding_appended"}, "16 of 32 outputs"),
     (
-        broken.LeakAcrossChunkBorder,
+        dependence.Zeros,
+        CS,
+        "uses_own",
+        {"uses_earlier", "gradients", "dropout"},
+        "32 of 32 outputs",
+    ),
+    (dependence.Zeros, CC, "uses_source", {"uses_own", "gradients", "dropout"}, "position 0"),
+    (dependence.HalfZeros, NC, "uses_own", {"uses_source", "padding_appended"}, "16 of 32 outputs"),
+    (
+        leaks.LeakAcrossChunkBorder,
         CS,
         "leak_suffix",
         LEAKS | PADDING | DECODING,
@@ -46,68 +52,74 @@ FLAWS = [
         r"32\), so the perplexity of a language model",
     ),
     (
-        broken.LeakAcrossLongChunkBorder,
+        leaks.LeakAcrossLongChunkBorder,
         CS,
         "leak_suffix",
         {"leak_length", "step"},
         r"output 511 .*\(only multiples of 256\)",
     ),
     (
-        broken.LeakInsideChunk,
+        leaks.LeakInsideChunk,
         CS,
         "leak_suffix",
         LEAKS | PADDING | DECODING,
         r"inside a chunk \(all but multiples of 32\)",
     ),
     (
-        broken.LeakInFirstHalf,
+        leaks.LeakInFirstHalf,
         CS,
         "leak_suffix",
         LEAKS | PADDING | DECODING,
         r"in the first half only \(positions 1 to 99\)",
     ),
     (
-        broken.QueryMean,
+        leaks.QueryMean,
         CC,
         "leak_suffix",
         LEAKS | DECODING,
         "at every position, so a decoder trained with it would read what it has yet to generate",
     ),
-    (broken.FaintLeak, CC, "leak_suffix", LEAKS | PADDING | DECODING, "changes by 2.*e-05"),
-    (broken.GatedLeak, CC, "leak_suffix", LEAKS | PADDING | DECODING, "at every position"),
-    (broken.LeakInTraining, CS, "leak_gradient", set(), "in training, output 15 .* query 16"),
+    (leaks.FaintLeak, CC, "leak_suffix", LEAKS | PADDING | DECODING, "changes by 2.*e-05"),
+    (leaks.GatedLeak, CC, "leak_suffix", LEAKS | PADDING | DECODING, "at every position"),
+    (leaks.LeakInTraining, CS, "leak_gradient", set(), "in training, output 15 .* query 16"),
     (
-        broken.PresentLength,
+        leaks.PresentLength,
         CS,
         "leak_length",
         {"padding_appended"} | DECODING,
         "output 0 changes by 0.84 .* 520 is cut after 1: .* a constant depends on the present",
     ),
-    (broken.IgnoresPadding, NS, "padding_content", PADDING, "padding of the query"),
-    (broken.IgnoresPadding, CS, "padding_content", set(), "padding of the query"),
-    (broken.IgnoresPadding, NC, "padding_appended", PADDING, "is appended to a context"),
-    (broken.MasksAnotherSample, NS, "batch", set(), "of sample .*, with padding"),
-    (broken.MixesSamples, CS, "batch", set(), "of sample"),
-    (broken.DriftsInSteps, CS, "step", {"prefill"}, "token 100 is the first .* token 519 of 520"),
-    (broken.ForgetsInPrefill, CS, "prefill", set(), "the tokens after it"),
-    (broken.StateByHead, CS, "beam", set(), "an exception inside the mechanism: RuntimeError"),
-    (broken.Noisy, CS, "determinism", set(), "a second call in evaluation"),
-    (broken.KeepsACounter, NS, "determinism", set(), "resumed from a checkpoint"),
-    (broken.PythonRandom, NS, "seeding", {"dropout"}, "two instances built under the same seed"),
-    (broken.UnsavedFeatures, CS, "state_dict", set(), "is not saved"),
-    (broken.OneSided, NS, "uses_later", set(), "31 of 31 outputs .* causal"),
-    (broken.BlindToSource, NC, "uses_source", {"dropout"}, "32 of 32 outputs"),
-    (broken.BlindToQuery, NC, "uses_own", set(), "32 of 32 outputs"),
-    (broken.RootOfZero, NS, "gradients", set(), "for zeros, the gradient of query"),
-    (broken.UntrainedParameter, NS, "gradients", set(), "no gradient reaches scale"),
-    (broken.Overflows, NS, "finite", set(), "inputs of magnitude 1000"),
-    (broken.Overwrites, NS, "keeps_inputs", set(), "overwrites its query"),
-    (broken.IgnoresDropout, NS, "dropout", set(), "no effect in training"),
-    (broken.DropsInEvaluation, NS, "dropout", set(), "by dropout in evaluation"),
-    (broken.SwallowsSettings, NS, "settings", set(), "swallows a setting"),
-    (broken.WrongShape, NS, "construction", set(), r"shape \(2, 65, 32\), got \(2, 64, 32\)"),
-    (broken.Raises, NS, "padding_content", PADDING, "IndexError: block 7 of 6 .at broken.py"),
-    (broken.MixingControl, CC, "mixes_nothing", set(), "the source, though mixes = False"),
+    (padding.IgnoresPadding, NS, "padding_content", PADDING, "padding of the query"),
+    (padding.IgnoresPadding, CS, "padding_content", set(), "padding of the query"),
+    (padding.IgnoresPadding, NC, "padding_appended", PADDING, "is appended to a context"),
+    (padding.MasksAnotherSample, NS, "batch", set(), "of sample .*, with padding"),
+    (repeatability.MixesSamples, CS, "batch", set(), "of sample"),
+    (decoding.DriftsInSteps, CS, "step", {"prefill"}, "token 100 is the first .* token 519 of 520"),
+    (decoding.ForgetsInPrefill, CS, "prefill", set(), "the tokens after it"),
+    (decoding.StateByHead, CS, "beam", set(), "an exception inside the mechanism: RuntimeError"),
+    (repeatability.Noisy, CS, "determinism", set(), "a second call in evaluation"),
+    (repeatability.KeepsACounter, NS, "determinism", set(), "resumed from a checkpoint"),
+    (
+        repeatability.PythonRandom,
+        NS,
+        "seeding",
+        {"dropout"},
+        "two instances built under the same seed",
+    ),
+    (repeatability.UnsavedFeatures, CS, "state_dict", set(), "is not saved"),
+    (dependence.OneSided, NS, "uses_later", set(), "31 of 31 outputs .* causal"),
+    (dependence.BlindToSource, NC, "uses_source", {"dropout"}, "32 of 32 outputs"),
+    (dependence.BlindToQuery, NC, "uses_own", set(), "32 of 32 outputs"),
+    (learning.RootOfZero, NS, "gradients", set(), "for zeros, the gradient of query"),
+    (learning.UntrainedParameter, NS, "gradients", set(), "no gradient reaches scale"),
+    (numbers.Overflows, NS, "finite", set(), "inputs of magnitude 1000"),
+    (soundness.Overwrites, NS, "keeps_inputs", set(), "overwrites its query"),
+    (learning.IgnoresDropout, NS, "dropout", set(), "no effect in training"),
+    (learning.DropsInEvaluation, NS, "dropout", set(), "by dropout in evaluation"),
+    (soundness.SwallowsSettings, NS, "settings", set(), "swallows a setting"),
+    (soundness.WrongShape, NS, "construction", set(), r"shape \(2, 65, 32\), got \(2, 64, 32\)"),
+    (soundness.Raises, NS, "padding_content", PADDING, "IndexError: block 7 of 6 .at broken.py"),
+    (dependence.MixingControl, CC, "mixes_nothing", set(), "the source, though mixes = False"),
 ]
 
 
@@ -152,35 +164,35 @@ def test_every_check_is_seen_to_fail() -> None:
 
 @pytest.mark.parametrize("pattern", [NS, NC])
 def test_pooling_over_queries_is_honest_in_the_noncausal_patterns(pattern: Pattern) -> None:
-    assert not failures(broken.QueryMean, pattern)
+    assert not failures(leaks.QueryMean, pattern)
 
 
 @pytest.mark.parametrize("pattern", [CS, CC])
 def test_rounding_that_differs_between_lengths_is_no_leak(pattern: Pattern) -> None:
-    assert not failures(broken.RoundsByLength, pattern)
+    assert not failures(leaks.RoundsByLength, pattern)
 
 
 def test_a_float32_form_is_no_leak_under_its_own_tolerance() -> None:
-    subject = Subject(broken.RoundsByLength, CS, dtype=torch.float32)
-    assert not [f for f in examine(broken.RoundsByLength, subject) if not f.passed]
+    subject = Subject(leaks.RoundsByLength, CS, dtype=torch.float32)
+    assert not [f for f in examine(leaks.RoundsByLength, subject) if not f.passed]
 
 
 def test_what_a_checkpoint_holds_may_be_kept_from_call_to_call() -> None:
-    assert not failures(broken.SavesItsCounter, NS)
+    assert not failures(repeatability.SavesItsCounter, NS)
 
 
 def test_refusing_dropout_is_remarked_and_no_failure() -> None:
-    findings = {f.check: f for f in found(broken.RefusesDropout, NS)}
-    assert not failures(broken.RefusesDropout, NS)
+    findings = {f.check: f for f in found(learning.RefusesDropout, NS)}
+    assert not failures(learning.RefusesDropout, NS)
     assert findings["dropout"].message.startswith("dropout is refused")
 
 
 def test_a_narrower_type_inside_is_named_as_a_possible_cause() -> None:
-    failed = failures(broken.NarrowInside, CS)
+    failed = failures(numbers.NarrowInside, CS)
     assert failed
     assert all("dtype=float32 allows for it" in f.message for f in failed.values())
-    subject = Subject(broken.NarrowInside, CS, dtype=torch.float32)
-    assert not [f for f in examine(broken.NarrowInside, subject) if not f.passed]
+    subject = Subject(numbers.NarrowInside, CS, dtype=torch.float32)
+    assert not [f for f in examine(numbers.NarrowInside, subject) if not f.passed]
 
 
 def test_a_growing_state_is_reported_and_no_failure() -> None:
@@ -195,14 +207,14 @@ def test_a_growing_state_is_reported_and_no_failure() -> None:
 
 
 def test_a_missing_decoding_form_is_a_warning() -> None:
-    failed = [f for f in found(broken.NoDecoding, CS) if not f.passed]
+    failed = [f for f in found(decoding.NoDecoding, CS) if not f.passed]
     assert [f.check for f in failed] == ["step", "prefill", "beam", "state_growth"]
     assert not any(f.refutes for f in failed)
     assert "missing: NoDecoding has no decoding state" in failed[0].message
 
 
 def test_too_many_parameters_are_a_warning() -> None:
-    finding = {f.check: f for f in found(broken.Bloated, NS)}["parameters"]
+    finding = {f.check: f for f in found(soundness.Bloated, NS)}["parameters"]
     added = 512 * 2048 + 2048
     layer = 4 * 512 * 513 + 2 * 4 * 512 * 512 + 5 * 512 + 4 * 512
     assert not finding.passed
@@ -212,8 +224,8 @@ def test_too_many_parameters_are_a_warning() -> None:
 
 
 def test_a_pattern_that_is_not_claimed_must_be_refused() -> None:
-    (refused,) = found(broken.NoDecoding, NC)
-    (built,) = found(broken.ServesUnclaimed, NC)
+    (refused,) = found(decoding.NoDecoding, NC)
+    (built,) = found(soundness.ServesUnclaimed, NC)
     assert refused.passed
     assert refused.message == "NoDecoding has no noncausal_cross; it has: causal_self"
     assert not built.passed
@@ -221,14 +233,14 @@ def test_a_pattern_that_is_not_claimed_must_be_refused() -> None:
 
 
 def test_what_the_constructor_refuses_is_not_claimed() -> None:
-    (refused,) = found(broken.ClaimsWhatItRefuses, NC)
+    (refused,) = found(soundness.ClaimsWhatItRefuses, NC)
     assert refused.passed
     assert "has no noncausal_cross (its part is not made for two sequences)" in refused.message
-    assert "settings" in {f.check for f in found(broken.ClaimsWhatItRefuses, NS)}
+    assert "settings" in {f.check for f in found(soundness.ClaimsWhatItRefuses, NS)}
 
 
 def test_a_refusal_after_construction_is_a_failure() -> None:
-    failed = failures(broken.RefusesWhenCalled, NS)
+    failed = failures(soundness.RefusesWhenCalled, NS)
     assert failed.keys() == {"construction"}
     assert "UnsupportedPattern" in failed["construction"].message
 
@@ -260,9 +272,9 @@ def test_the_global_generator_is_left_alone() -> None:
 
 def test_the_report_tells_what_where_and_which_patterns_are_not_claimed() -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
-    findings = [f for pattern in Pattern for f in found(broken.NoDecoding, pattern)]
+    findings = [f for pattern in Pattern for f in found(decoding.NoDecoding, pattern)]
     findings.append(Finding(CS, "leak_suffix", False, 0.4, 31, "output 31 changes"))
-    show(broken.NoDecoding, findings, console)
+    show(decoding.NoDecoding, findings, console)
     text = console.export_text()
     assert re.search(r"leak_suffix +│ FAILED 0\.4", text)
     assert "refuted causal_self leak_suffix: output 31 changes" in text
