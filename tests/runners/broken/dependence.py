@@ -1,13 +1,12 @@
 """What does not read what it must, and a control that reads too much."""
 
-from attentions.functional.masked import masked_attention
-from attentions.base import MultiHeadAttention, Pattern
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attentions.base import Pattern, State
+from attentions.base import MultiHeadAttention, Pattern, State
+from attentions.functional.masked import masked_attention
 from attentions.linear.linear_elu import LinearAttention
 
 

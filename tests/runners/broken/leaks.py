@@ -33,7 +33,7 @@ class LeakAcrossChunkBorder(Leaking):
 
 
 class LeakAcrossLongChunkBorder(LeakAcrossChunkBorder):
-    chunk = 256
+    chunk = 128
 
 
 class LeakInsideChunk(Leaking):

@@ -1,8 +1,8 @@
 """What depends on the size or the type of its numbers."""
 
-import torch
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attentions.linear.linear_elu import LinearAttention

@@ -1,8 +1,8 @@
 """What reads padding."""
 
-import torch
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attentions.linear.linear_elu import LinearAttention
