@@ -301,9 +301,8 @@ def _found(check: Check, subject: Subject) -> Finding:
         other = _found_in(check, subject, mode)
         if not other.passed:
             return other
-        worst = max((f.worst for f in (finding, other) if f.worst is not None), default=None)
         unexamined = finding.unexamined + other.unexamined
-        finding = dataclasses.replace(finding, worst=worst, unexamined=unexamined)
+        finding = dataclasses.replace(finding, unexamined=unexamined)
     return finding
 
 

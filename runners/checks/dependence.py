@@ -13,8 +13,9 @@ from runners.checks.subject import FAR, Finding, Mode, Subject, Worst, by_how_mu
 
 TRIED = 24
 """Outputs tried at each length, half of them from FAR on."""
-SHORT = 17
-"""From this length on an output must depend on its own query, and on the source."""
+SHORT = 32
+"""From this length on an output must depend on its own query: of a few keys one core may be left,
+which all queries read alike."""
 DEPENDS = 1e-4
 """An output depends on what moves it by this share of its size; an honest weight is near 1/32."""
 

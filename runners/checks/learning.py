@@ -11,6 +11,10 @@ from runners.checks.numbers import empty_row, magnified
 from runners.checks.padding import padded_inputs
 from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much
 
+LARGE = 100.0
+"""exp of it is infinite in float32. Of inputs ten times as large torch's own backward pass of the
+softmax may be, where scores of products are as large as their rounding to several units."""
+
 
 def training(subject: Subject) -> Finding:
     """In training without dropout it answers as in evaluation, or its class says why it does not.
@@ -51,10 +55,10 @@ def gradients(subject: Subject) -> Finding:
         "padded inputs with dropout": (subject, subject.dropout, padded_inputs(subject, length)),
         "a wholly padded sample": (subject, 0.0, empty_row(subject, length)),
         "zeros": (subject, 0.0, magnified(subject.inputs(2, length), 0.0)),
-        "inputs of magnitude 1000 in float32": (
+        f"inputs of magnitude {LARGE:g} in float32": (
             in_float32,
             0.0,
-            magnified(in_float32.inputs(2, length), 1e3),
+            magnified(in_float32.inputs(2, length), LARGE),
         ),
     }
     for case, (asked, rate, inputs) in cases.items():
