@@ -54,19 +54,18 @@ def uses_later(subject: Subject) -> Finding:
 
 
 def uses_source(subject: Subject) -> Finding:
-    """Replace the source, or its part before or after a position: the output there must change."""
+    """Replace the source, or what of it comes after a position: the output there must change.
+
+    What comes before may be forgotten where the source is read in order.
+    """
     cases: list[Case] = [
         (length, context_len, "context", _all, "the source")
         for length in _lengths(subject)
         for context_len in subject.context_lens(length)
     ]
     for length in _long_lengths(subject):
-        later = "the source's later positions, where it is as long as the query"
-        earlier = "the source's earlier positions, where it is as long as the query"
-        cases += [
-            (length, length, "context", torch.lt, later),
-            (length, length, "context", torch.gt, earlier),
-        ]
+        what = "the source's later positions, where it is as long as the query"
+        cases.append((length, length, "context", torch.lt, what))
     return _verdict(subject, "uses_source", cases, "it is not read")
 
 
