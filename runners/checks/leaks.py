@@ -34,7 +34,7 @@ def leak_suffix(subject: Subject) -> Finding:
             found = _suffix_errors(subject, length, cuts, context_len, mask)  # (cuts, M)
             worst.update(found, (length, cuts, "" if mask is None else ", with padding"))
             is_over = (found.amax(dim=1) > subject.tolerance).tolist()
-            if any(is_over):
+            if any(is_over) and (mask is None or not where):  # padding itself leaks nothing
                 leaking = [c for c, over in zip(cuts, is_over, strict=True) if over]
                 where = _where(leaking, cuts, length)
 

@@ -24,7 +24,7 @@ def training(subject: Subject) -> Finding:
     if why := subject.attention.trains_otherwise:
         unexamined = (f"whether training is right where it differs from evaluation: {why}",)
         return Finding(subject.pattern, "training", True, unexamined=unexamined)
-    attention = subject.build().train()
+    attention = subject.build()
     worst = Worst()
     for length in (*subject.lengths, subject.long_len):
         cases = [(subject.inputs(2, length, context_len=n)) for n in subject.context_lens(length)]
@@ -32,7 +32,8 @@ def training(subject: Subject) -> Finding:
             cases.append(padded_inputs(subject, length))
         for inputs in cases:
             ignored = inputs.get(subject.query_mask)
-            found = subject.errors(subject.run(inputs, attention), subject.run(inputs), ignored)
+            expected = subject.run(inputs, attention.eval())
+            found = subject.errors(subject.run(inputs, attention.train()), expected, ignored)
             worst.update(found, (length, "" if ignored is None else ", with padding"))
 
     def tell(worst: Worst) -> str:

@@ -124,7 +124,10 @@ def batch(subject: Subject) -> Finding:
             padded = padded if length >= FAR else samples(padded, FEW)
             whole = {name: t for name, t in padded.items() if not name.endswith("mask")}
             numbers = (0, 1, 2, 3) if length < SHORT else (2,)
-            for inputs, case in ((whole, ""), (padded, ", with padding")):
+            cases = [(whole, "")]
+            if subject.mode == Mode():  # how much is drawn may depend on the others' padding
+                cases.append((padded, ", with padding"))
+            for inputs, case in cases:
                 together = subject.run(inputs)
                 ignored = inputs.get(subject.query_mask)
                 for row in numbers:

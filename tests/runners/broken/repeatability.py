@@ -34,6 +34,8 @@ class KeepsACounter(LinearAttention):
 class SavesItsCounter(LinearAttention):
     """Right: what it keeps from call to call in training, a checkpoint holds."""
 
+    trains_otherwise = "its outputs grow with the count of calls"
+
     def __init__(self, *args: Any, **common: Any) -> None:
         super().__init__(*args, **common)
         self.register_buffer("calls", torch.zeros(()))
