@@ -152,7 +152,7 @@ def _suffix_errors(
     place = torch.arange(length, device=subject.device)
     is_later = place >= torch.tensor(cuts, device=subject.device)[:, None]  # (cuts, M)
     changed = torch.where(is_later[..., None], other, inputs["query"])
-    if subject.mode.dropout is not None:
+    if subject.is_drawing:
         subject = subject.apart()  # so that each meets the same draws
     out = subject.run(inputs | {"query": changed})
     return subject.errors(out, subject.run(inputs), mask).masked_fill(is_later, 0.0)

@@ -17,14 +17,14 @@ softmax may be, where scores of products are as large as their rounding to sever
 
 
 def training(subject: Subject) -> Finding:
-    """In training without dropout it answers as in evaluation, or its class says why it does not.
+    """In training it answers as in evaluation, but for what dropout drops, or its class says why.
 
     So whatever holds of inputs of several lengths in evaluation holds in training too.
     """
     if why := subject.attention.trains_otherwise:
         unexamined = (f"whether training is right where it differs from evaluation: {why}",)
         return Finding(subject.pattern, "training", True, unexamined=unexamined)
-    attention = subject.build()
+    attention = subject.build(dropout=subject.barely)
     worst = Worst()
     for length in (*subject.lengths, subject.long_len):
         cases = [(subject.inputs(2, length, context_len=n)) for n in subject.context_lens(length)]
@@ -40,7 +40,7 @@ def training(subject: Subject) -> Finding:
         length, padded = worst.case
         return (
             f"output {worst.position} {by_how_much(worst.error)} from evaluation to training, "
-            f"without dropout (length {length}{padded}): what is trained is not what is tested; if "
+            f"though dropout drops nothing (length {length}{padded}): what is trained is not what is tested; if "
             f"it is meant, let the class say why in `trains_otherwise`"
         )
 

@@ -125,7 +125,7 @@ def batch(subject: Subject) -> Finding:
             whole = {name: t for name, t in padded.items() if not name.endswith("mask")}
             numbers = (0, 1, 2, 3) if length < SHORT else (2,)
             cases = [(whole, "")]
-            if subject.mode == Mode():  # how much is drawn may depend on the others' padding
+            if not subject.is_drawing:  # how much is drawn may depend on the others' padding
                 cases.append((padded, ", with padding"))
             for inputs, case in cases:
                 together = subject.run(inputs)
@@ -153,7 +153,7 @@ def _elsewhere(subject: Subject, inputs: Inputs, row: int) -> list[tuple[Tensor,
     own = slice(row, row + 1)
     mixed = {name: _neighbours_replaced(t, row) for name, t in inputs.items()}
     found = [(subject.run(mixed)[own], "has other neighbours")]
-    if subject.mode.dropout is None:  # what is drawn depends on the batch's size
+    if not subject.is_drawing:  # what is drawn depends on the batch's size
         found.append((subject.run(rows(inputs, own)), "is computed alone"))
     return found
 

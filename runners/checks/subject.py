@@ -45,6 +45,9 @@ APPENDED = 70
 FAR = 100
 """From this length on fewer samples, outputs and cuts are tried."""
 
+BARELY = 1e-13
+"""A rate of dropout at which nothing falls, so that outputs can be compared, on its own paths."""
+
 MAX_SCORES = 2**21
 """Rows x queries x keys of one call: a table of that many numbers and heads stays in memory."""
 
@@ -252,7 +255,7 @@ class Subject:
         """The outputs (B, M, E), a few samples at a time; what has one sample serves for all.
 
         In training all calls draw from the same seed and leave no trace in the buffers, so that
-        inputs of the same shapes meet the same dropout.
+        inputs of the same shapes meet the same draws.
         """
         attention = attention or self.attention
         batch_size = max(len(tensor) for tensor in inputs.values())
@@ -318,10 +321,20 @@ class Subject:
         """The same, examined one sample at a time."""
         return dataclasses.replace(self, one_by_one=True)
 
+    @property
+    def barely(self) -> float:
+        """See `BARELY`; 0 where dropout is refused."""
+        return BARELY if self.dropout else 0.0
+
+    @property
+    def is_drawing(self) -> bool:
+        """Whether the same inputs need the same shapes, too, to give the same outputs."""
+        return self.mode.dropout is not None and bool(self.attention.trains_otherwise)
+
     def dropping(self) -> "Subject":
         """The same in training, with dropout if it has any, at the greatest lengths."""
         name = "in training, with dropout" if self.dropout else "in training"
-        mode = Mode(name, self.dropout)
+        mode = Mode(name, self.barely)
         return dataclasses.replace(self, mode=mode, lengths=self.lengths[-2:])
 
     def differing(self) -> "Subject | None":
@@ -345,7 +358,7 @@ class Subject:
 
     def cast(self) -> "Subject":
         """The same in training under autocast to bfloat16, as bf16-mixed trains."""
-        mode = Mode("in training under autocast to bfloat16", self.dropout, torch.bfloat16)
+        mode = Mode("in training under autocast to bfloat16", self.barely, torch.bfloat16)
         return dataclasses.replace(self, dtype=torch.float32, mode=mode, **self._shorter())
 
     def _shorter(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ FLAWS = [
     (dependence.BlindToSource, NC, "uses_source", {"gradients", "dropout"}, r"(\d+) of \1 outputs"),
     (dependence.BlindToQuery, NC, "uses_own", {"gradients"}, r"(\d+) of \1 outputs"),
     (dependence.BlindInTraining, NC, "uses_own", {"training", "gradients"}, "^in training, with d"),
-    (dependence.DeadFarOut, NS, "uses_own", {"uses_earlier", "uses_later"}, "at length 330"),
+    (dependence.DeadFarOut, NS, "uses_earlier", {"uses_later"}, "at length 330"),
     (
         dependence.CausalWhereLengthsAgree,
         CC,
