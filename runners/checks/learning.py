@@ -40,8 +40,8 @@ def training(subject: Subject) -> Finding:
         length, padded = worst.case
         return (
             f"output {worst.position} {by_how_much(worst.error)} from evaluation to training, "
-            f"though dropout drops nothing (length {length}{padded}): what is trained is not what is tested; if "
-            f"it is meant, let the class say why in `trains_otherwise`"
+            f"though dropout drops nothing (length {length}{padded}): what is trained is not what "
+            f"is tested; if it is meant, let the class say why in `trains_otherwise`"
         )
 
     return subject.judge("training", worst, tell)
