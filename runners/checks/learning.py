@@ -11,6 +11,7 @@ from runners.checks.numbers import empty_row, magnified
 from runners.checks.padding import padded_inputs
 from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much
 
+ORDINARY = "ordinary inputs"
 LARGE = 100.0
 """exp of it is infinite in float32. Of inputs ten times as large torch's own backward pass of the
 softmax may be, where scores of products are as large as their rounding to several units."""
@@ -52,6 +53,8 @@ def gradients(subject: Subject) -> Finding:
     length = subject.length
     in_float32 = dataclasses.replace(subject, dtype=torch.float32)
     cases = {
+        # The longest: what chooses among blocks learns nothing where there is one to choose.
+        ORDINARY: (subject, 0.0, subject.inputs(2, subject.long_len)),
         "padded inputs": (subject, 0.0, padded_inputs(subject, length)),
         "padded inputs with dropout": (subject, subject.dropout, padded_inputs(subject, length)),
         "a wholly padded sample": (subject, 0.0, empty_row(subject, length)),
@@ -64,7 +67,7 @@ def gradients(subject: Subject) -> Finding:
     }
     for case, (asked, rate, inputs) in cases.items():
         attention = asked.build(dropout=rate).train()
-        problem = _gradient_problem(asked, attention, inputs, learns=case == "padded inputs")
+        problem = _gradient_problem(asked, attention, inputs, learns=case == ORDINARY)
         if problem:
             message = f"for {case}, {problem}"
             return Finding(subject.pattern, "gradients", False, message=message)
