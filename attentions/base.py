@@ -124,6 +124,8 @@ class Attention(nn.Module):
     """Its parameters, or modules, that train without weight decay: the greatest rate of each."""
     mixes: ClassVar[bool] = True
     """False only for the control that moves nothing between positions."""
+    trains_otherwise: str = ""
+    """Why outputs in training differ from those of evaluation beyond dropout, in half a line."""
     auxiliary_loss: Tensor | None = None
     """What a training pass adds to the loss of the task, as a mean over layers; None if nothing."""
 

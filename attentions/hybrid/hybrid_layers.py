@@ -59,6 +59,7 @@ class HybridLayers(Attention):
                 )
         is_full = ratio is not None and (self.layer + 1) % (ratio + 1) == 0
         self.part = registry.factory(parts[is_full])(embed_dim, num_heads, pattern, **common)
+        self.trains_otherwise = self.part.trains_otherwise
 
     def attend(
         self,

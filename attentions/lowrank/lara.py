@@ -45,6 +45,7 @@ class LaraAttention(MultiHeadAttention):
         Pattern.CAUSAL_SELF: "its proposals are means over the sequence: a later token would leak"
     }
     drops_weights = True
+    trains_otherwise = "the proposals are samples, not their means"
     full_precision = True
 
     def __init__(

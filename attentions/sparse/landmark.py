@@ -45,6 +45,7 @@ class LandmarkAttention(MultiHeadAttention):
         Pattern.CAUSAL_CROSS: _UNALIGNED,
     }
     drops_weights = True
+    trains_otherwise = "every block is read, not the best few"
     full_precision = True
     takes_rotary = True
 

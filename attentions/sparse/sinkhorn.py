@@ -45,6 +45,7 @@ class SinkhornAttention(MultiHeadAttention):
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF})
     refuses: ClassVar = {Pattern.NONCAUSAL_CROSS: _UNALIGNED, Pattern.CAUSAL_CROSS: _UNALIGNED}
     drops_weights = True
+    trains_otherwise = "Gumbel noise is added to the logits of the sorting"
     full_precision = True
 
     def __init__(

@@ -4,30 +4,33 @@ import torch
 from torch import Tensor
 
 from attentions.base import State
-from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much, errors
+from runners.checks.padding import padding_masks
+from runners.checks.subject import STATE_LENGTHS, Finding, Inputs, Subject, Worst, by_how_much
 
-STATE_LENGTHS = (128, 512)
-"""Beyond the usual windows, whose memory is full by then."""
+CHUNK = 64
+"""After a prompt it goes on until beyond the next multiple: a block must end behind the prompt."""
 
 
 def step(subject: Subject) -> Finding:
     """Answer a long sequence token by token: each as the parallel form answers it."""
     length = subject.long_len
-    inputs = _inputs(subject, length)
-    expected = subject.run(inputs)
-    state = _init_state(subject, inputs)
-    outputs, _ = _steps(subject, inputs["query"], state)
-    found = errors(outputs, expected)
-    worst = Worst()
-    worst.update(found)
-    over = (found.amax(dim=0) > subject.tolerance).nonzero()
-    first = int(over[0]) if len(over) else None
+    worst, first = Worst(), None
+    for context_len in subject.context_lens(length):
+        inputs = _inputs(subject, length, context_len)
+        expected = subject.run(inputs)
+        outputs, _ = _steps(subject, inputs["query"], _init_state(subject, inputs))
+        found = subject.errors(outputs, expected)
+        over = (found.amax(dim=0) > subject.tolerance).nonzero()
+        if len(over) and first is None:
+            first = int(over[0])
+        worst.update(found, int(found.amax(dim=1).argmax()))
 
     def tell(worst: Worst) -> str:
+        padded = ", whose context has padding" if worst.row and subject.pattern.is_cross else ""
         return (
             f"token {first} is the first that the step form answers otherwise than the parallel "
-            f"form; token {worst.position} of {length} {by_how_much(worst.error, 'differs')}: "
-            f"what is generated is not what was trained"
+            f"form; token {worst.position} of {length}{padded} "
+            f"{by_how_much(worst.error, 'differs')}: what is generated is not what was trained"
         )
 
     return subject.judge("step", worst, tell)
@@ -36,18 +39,20 @@ def step(subject: Subject) -> Finding:
 def prefill(subject: Subject) -> Finding:
     """Answer a prompt at once and go on by steps: as the parallel form answers the whole."""
     worst = Worst()
-    for prompt in (1, 63, 64, 65, 200):
-        inputs = _inputs(subject, prompt + 3)
+    for prompt in subject.lengths:
+        length = min(prompt // CHUNK * CHUNK + CHUNK + 2, subject.long_len)
+        inputs = _inputs(subject, length)
         query = inputs["query"]
         expected = subject.run(inputs)
         attention, state = subject.attention, _init_state(subject, inputs)
         out, state = attention.prefill(query[:, :prompt], state)
-        worst.update(errors(out, expected[:, :prompt]), (prompt, "the prompt itself"))
+        worst.update(subject.errors(out, expected[:, :prompt]), (prompt, "the prompt itself"))
         if state.position != prompt:
             message = f"the state's position after a prompt of {prompt} is {state.position}"
             return Finding(subject.pattern, "prefill", False, position=prompt, message=message)
         after, _ = _steps(subject, query[:, prompt:], state)
-        worst.update(errors(after, expected[:, prompt:]), (prompt, "the tokens after it"))
+        found = subject.errors(after, expected[:, prompt:])
+        worst.update(found, (prompt, "the tokens after it"))
 
     def tell(worst: Worst) -> str:
         prompt, what = worst.case
@@ -61,19 +66,30 @@ def prefill(subject: Subject) -> Finding:
 
 
 def beam(subject: Subject) -> Finding:
-    """Reorder the samples of a state: the next tokens must follow their own histories."""
+    """Reorder the samples of a state: the next tokens must follow their own histories.
+
+    Behind a few steps, right behind a prompt, and before the first token, as a beam search does.
+    """
     inputs = _inputs(subject, 40)
-    query, order = inputs["query"], torch.tensor([1, 1, 0], device=subject.device)
+    query = inputs["query"]
+    order = torch.tensor([1, 1, 2, 0], device=subject.device)
     expected, _ = _steps(subject, query, _init_state(subject, inputs))
-    _, state = _steps(subject, query[:, :20], _init_state(subject, inputs))
-    out, _ = _steps(subject, query[order, 20:], state.select(order))
     worst = Worst()
-    worst.update(errors(out, expected[order, 20:]))
+    for event, num_before in (("of a new state", 0), ("behind a prompt", 20), ("behind steps", 20)):
+        state = _init_state(subject, inputs)
+        if event == "behind a prompt":
+            _, state = subject.attention.prefill(query[:, :num_before], state)
+        elif num_before:
+            _, state = _steps(subject, query[:, :num_before], state)
+        out, _ = _steps(subject, query[order, num_before:], state.select(order))
+        found = subject.errors(out, expected[order, num_before:])
+        worst.update(found, (event, num_before))
 
     def tell(worst: Worst) -> str:
+        event, num_before = worst.case
         return (
-            f"token {20 + (worst.position or 0)} {by_how_much(worst.error)} after the samples of "
-            f"the state are reordered: a beam search would go on with another beam's memory"
+            f"token {num_before + (worst.position or 0)} {by_how_much(worst.error)} after the "
+            f"samples {event} are reordered: a beam search would go on with another beam's memory"
         )
 
     return subject.judge("beam", worst, tell)
@@ -83,10 +99,7 @@ def state_growth(subject: Subject) -> Finding:
     """The bytes of the state after n and 4 n tokens of query and context. Reported, no failure."""
     bytes_by_length = []
     for length in STATE_LENGTHS:
-        inputs = {name: t[:1] for name, t in _inputs(subject, length).items()}
-        inputs.pop("key_padding_mask", None)
-        if "context" in inputs:
-            inputs["context"] = subject.draw(1, length, subject.embed_dim)
+        inputs = subject.inputs(1, length, context_len=length)
         _, state = _steps(subject, inputs["query"], _init_state(subject, inputs))
         bytes_by_length.append(state.num_bytes)
     short, long = bytes_by_length
@@ -100,13 +113,12 @@ def state_growth(subject: Subject) -> Finding:
     return Finding(subject.pattern, "state_growth", True, growth, message=message)
 
 
-def _inputs(subject: Subject, length: int) -> Inputs:
-    """Two samples; in causal cross the second's context ends in padding."""
-    inputs = subject.inputs(2, length)
+def _inputs(subject: Subject, length: int, context_len: int | None = None) -> Inputs:
+    """Three samples; in causal cross the contexts of two have padding: a tail, and holes."""
+    inputs = subject.inputs(3, length, context_len=context_len)
     if "context" in inputs:
-        mask = torch.zeros(inputs["context"].shape[:2], dtype=torch.bool, device=subject.device)
-        mask[1, mask.shape[1] // 2 + 1 :] = True
-        inputs["key_padding_mask"] = mask
+        masks = padding_masks(subject, inputs["context"].shape[1])
+        inputs["key_padding_mask"] = masks[[9, 1, 6]]
     return inputs
 
 

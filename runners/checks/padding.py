@@ -1,10 +1,23 @@
 """Padding is invisible: what stands there, how much of it, and whose mask it is."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much, errors
+from runners.checks.subject import (
+    APPENDED,
+    FAR,
+    LONGER,
+    Finding,
+    Inputs,
+    Subject,
+    Worst,
+    by_how_much,
+)
 
+FEW = (1, 4, 6, 9)
+"""Of the ten kinds of padding a tail, a head, holes, and none."""
 LOUD = 10.0
 """Padded positions hold larger numbers than the rest, so that a maximum would notice them."""
 
@@ -12,24 +25,26 @@ LOUD = 10.0
 def padding_content(subject: Subject) -> Finding:
     """Put other numbers where the padding is, wherever it is: no valid output may change."""
     worst = Worst()
-    for length in (3, 17, 65, 130):
-        inputs = padded_inputs(subject, length)
-        padded = {"query": inputs[subject.query_mask]}
-        if subject.pattern.is_cross:
-            padded["context"] = inputs["key_padding_mask"]
-        expected = subject.run(inputs)
-        for name, mask in padded.items():
-            other = LOUD * subject.draw(*inputs[name].shape, stream=6)
-            changed = torch.where(mask[..., None], other, inputs[name])
-            found = errors(subject.run(inputs | {name: changed}), expected)
-            worst.update(found.masked_fill(padded["query"], 0.0), (length, name))
+    lengths = [length for length in subject.lengths if length > 2] or [subject.length]
+    for length in (*lengths, subject.long_len):
+        for context_len in subject.context_lens(length):
+            inputs = padded_inputs(subject, length, context_len)
+            padded = {"query": inputs[subject.query_mask]}
+            if subject.pattern.is_cross:
+                padded["context"] = inputs["key_padding_mask"]
+            expected = subject.run(inputs)
+            for name, mask in padded.items():
+                other = LOUD * subject.draw(*inputs[name].shape, stream=6)
+                changed = torch.where(mask[..., None], other, inputs[name])
+                out = subject.run(inputs | {name: changed})
+                what = f"{name} (length {length}{_same(context_len)})"
+                worst.update(subject.errors(out, expected, padded["query"]), what)
 
     def tell(worst: Worst) -> str:
-        length, what = worst.case
         return (
             f"output {worst.position} {by_how_much(worst.error)} when other numbers stand in the "
-            f"padding of the {what} (length {length}): padding is read, so a result depends on "
-            f"what a batch is filled up with"
+            f"padding of the {worst.case}: padding is read, so a result depends on what a batch is "
+            f"filled up with"
         )
 
     return subject.judge("padding_content", worst, tell)
@@ -38,42 +53,50 @@ def padding_content(subject: Subject) -> Finding:
 def padding_appended(subject: Subject) -> Finding:
     """Append padding, also none of it under a mask: the outputs before it may not change."""
     worst = Worst()
-    for length in (1, 16, 17, 63, 64, 65, 130):
-        inputs = subject.inputs(2, length)
-        expected = subject.run(inputs)
-        masks = {"query": subject.query_mask, "context": "key_padding_mask"}
-        for extra in (0, 1, 15, 70):
-            for name in inputs:
-                longer, mask = _appended(subject, inputs[name], extra)
-                out = subject.run(inputs | {name: longer, masks[name]: mask})
-                worst.update(errors(out[:, :length], expected), (length, extra, name))
+    masks = {"query": subject.query_mask, "context": "key_padding_mask"}
+    for length in (*subject.lengths, subject.long_len):
+        for context_len in subject.context_lens(length):
+            inputs = subject.inputs(2, length, context_len=context_len)
+            expected = subject.run(inputs)
+            # Where a query grows by LONGER, it becomes as long as a context of another length.
+            for extra in (0, 1, LONGER, APPENDED) if length < subject.long_len else (APPENDED,):
+                for name in inputs:
+                    longer, mask = _appended(subject, inputs[name], extra)
+                    out = subject.run(inputs | {name: longer, masks[name]: mask})
+                    case = (extra, f"{name} of length {length}{_same(context_len)}")
+                    worst.update(subject.errors(out[:, :length], expected), case)
 
     def tell(worst: Worst) -> str:
-        length, extra, what = worst.case
+        extra, what = worst.case
         if not extra:
             return (
                 f"output {worst.position} {by_how_much(worst.error)} when a mask without any "
-                f"padding is given (length {length}): the masked path computes something else"
+                f"padding is given for a {what}: the masked path computes something else"
             )
         return (
             f"output {worst.position} {by_how_much(worst.error)} when padding of length "
-            f"{extra} is appended to a {what} of length {length}: a sample's result depends on the "
-            f"longest of its batch"
+            f"{extra} is appended to a {what}: a sample's result depends on the longest of its "
+            f"batch"
         )
 
     return subject.judge("padding_appended", worst, tell)
 
 
-def padded_inputs(subject: Subject, length: int) -> Inputs:
-    """Ten samples with as many kinds of padding; in the cross patterns on both sequences."""
-    inputs = subject.inputs(10, length)
-    inputs[subject.query_mask] = _masks(subject, length)
+def padded_inputs(subject: Subject, length: int, context_len: int | None = None) -> Inputs:
+    """Ten samples with as many kinds of padding, four of them from FAR on; of both sequences."""
+    inputs = subject.inputs(10, length, context_len=context_len)
+    inputs[subject.query_mask] = padding_masks(subject, length)
     if subject.pattern.is_cross:
-        inputs["key_padding_mask"] = _masks(subject, inputs["context"].shape[1]).flip(0)
-    return inputs
+        inputs["key_padding_mask"] = padding_masks(subject, inputs["context"].shape[1]).flip(0)
+    return inputs if length < FAR else samples(inputs, FEW)
 
 
-def _masks(subject: Subject, length: int) -> Tensor:
+def samples(inputs: Inputs, numbers: Sequence[int]) -> Inputs:
+    """Some of the samples."""
+    return {name: tensor[list(numbers)] for name, tensor in inputs.items()}
+
+
+def padding_masks(subject: Subject, length: int) -> Tensor:
     """Masks (10, length): tails, heads and holes of several sizes, and none; all leave something.
 
     Rows differ, so that a mask that lands on another sample or head is noticed.
@@ -94,3 +117,7 @@ def _appended(subject: Subject, sequence: Tensor, extra: int) -> tuple[Tensor, T
     padding = LOUD * subject.draw(batch_size, extra, embed_dim, stream=7)
     mask = torch.arange(length + extra, device=sequence.device) >= length
     return torch.cat([sequence, padding], dim=1), mask.expand(batch_size, -1)
+
+
+def _same(context_len: int | None) -> str:
+    return "" if context_len is None else ", as long as the other sequence"

@@ -1,13 +1,16 @@
 """The same inputs and weights give the same outputs: again, in another instance, in any batch."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from runners.checks.padding import padded_inputs
-from runners.checks.subject import Finding, Subject, Worst, by_how_much, errors, rows
+from attentions.base import Attention
+from runners.checks.padding import FEW, padded_inputs, samples
+from runners.checks.subject import FAR, Finding, Inputs, Mode, Subject, Worst, by_how_much, rows
 
-LENGTH = 65
-BATCH_SIZE = 4
+SHORT = 64
+"""From this length on one sample is compared, not all."""
 
 
 def determinism(subject: Subject) -> Finding:
@@ -17,20 +20,18 @@ def determinism(subject: Subject) -> Finding:
     copy, made from its state_dict, must draw the same, or a resumed run is another run.
     """
     worst = Worst()
-    inputs = subject.inputs(2, LENGTH)
+    inputs = subject.inputs(2, subject.length)
     first = subject.run(inputs)
-    subject.run(subject.inputs(3, LENGTH // 2, stream=1))
+    subject.run(subject.inputs(3, max(1, subject.length // 2), stream=1))
     torch.manual_seed(subject.seed + 1)
-    worst.update(errors(subject.run(inputs), first), "in a second call in evaluation")
+    worst.update(subject.errors(subject.run(inputs), first), "in a second call in evaluation")
 
     original, copy = (subject.build(dropout=subject.dropout).train() for _ in range(2))
-    subject.run(inputs, original)
+    _called(subject, original, inputs)
     copy.load_state_dict(original.state_dict())
-    outputs = []
-    for attention in (original, copy):
-        torch.manual_seed(subject.seed)
-        outputs.append(subject.run(inputs, attention))
-    worst.update(errors(*outputs), "in training, resumed from a checkpoint under the same seed")
+    outputs = [subject.run(inputs, attention) for attention in (original, copy)]
+    found = subject.errors(*outputs)
+    worst.update(found, "in training, resumed from a checkpoint under the same seed")
 
     def tell(worst: Worst) -> str:
         return (
@@ -41,12 +42,36 @@ def determinism(subject: Subject) -> Finding:
     return subject.judge("determinism", worst, tell)
 
 
+def generator(subject: Subject) -> Finding:
+    """Whatever the global generator was seeded with, it must not be lost in the module."""
+    inputs = subject.inputs(2, subject.length)
+    evaluated, trained = subject.attention, subject.build(dropout=subject.dropout).train()
+    events: dict[str, Callable[[int], object]] = {
+        "the constructor": lambda seed: subject.build(seed=seed, shake=0.0),
+        "a call in evaluation": lambda seed: _called(subject, evaluated, inputs),
+        "a call in training": lambda seed: _called(subject, trained, inputs),
+    }
+    for event, happen in events.items():
+        after = []
+        for seed in (subject.seed, subject.seed + 1):
+            torch.manual_seed(seed)
+            happen(seed)
+            after.append(torch.rand(8, device=subject.device))
+        if torch.equal(*after):
+            message = (
+                f"{event} seeds the global generator anew: whatever is drawn after it, dropout and "
+                f"the weights of other layers, is the same each time"
+            )
+            return Finding(subject.pattern, "generator", False, message=message)
+    return Finding(subject.pattern, "generator", True)
+
+
 def seeding(subject: Subject) -> Finding:
     """Build twice under one seed: the outputs must agree."""
     worst = Worst()
-    inputs = subject.inputs(2, LENGTH)
+    inputs = subject.inputs(2, subject.length)
     other = subject.run(inputs, subject.build())
-    worst.update(errors(other, subject.run(inputs)))
+    worst.update(subject.errors(other, subject.run(inputs)))
 
     def tell(worst: Worst) -> str:
         return (
@@ -58,18 +83,32 @@ def seeding(subject: Subject) -> Finding:
 
 
 def state_dict(subject: Subject) -> Finding:
-    """Load the weights into an instance built under another seed: the outputs must agree."""
+    """Load the weights into an instance built under another seed: the outputs must agree.
+
+    Also into one that was called before: what it made of its weights then must not stay.
+    """
     worst = Worst()
-    inputs = subject.inputs(2, LENGTH)
-    other = subject.build(seed=subject.seed + 1)
-    other.load_state_dict(subject.attention.state_dict())
-    worst.update(errors(subject.run(inputs, other), subject.run(inputs)))
+    inputs = subject.inputs(2, subject.length)
+    expected = subject.run(inputs)
+    unsaved = (
+        "something it computes with is not saved, so a checkpoint is not the model that was trained"
+    )
+    kept = "what was made of its weights at an earlier call stays, so that training changes nothing"
+    for is_used, meaning in ((False, unsaved), (True, kept)):
+        other = subject.build(seed=subject.seed + 1)
+        if is_used:
+            subject.run(inputs, other)
+            subject.run(inputs, other.train())
+            other.eval()
+        other.load_state_dict(subject.attention.state_dict())
+        worst.update(subject.errors(subject.run(inputs, other), expected), meaning)
+        if worst.error > subject.tolerance:
+            break
 
     def tell(worst: Worst) -> str:
         return (
             f"output {worst.position} {by_how_much(worst.error)} after its state_dict is loaded "
-            f"into another instance: something it computes with is not saved, so a checkpoint is "
-            f"not the model that was trained"
+            f"into another instance: {worst.case}"
         )
 
     return subject.judge("state_dict", worst, tell)
@@ -78,21 +117,25 @@ def state_dict(subject: Subject) -> Finding:
 def batch(subject: Subject) -> Finding:
     """A sample must come out the same alone and beside any others, with padding and without."""
     worst = Worst()
-    for length in (1, 17, LENGTH):
-        padded = rows(padded_inputs(subject, length), slice(0, None, 3))
-        whole = {name: t for name, t in padded.items() if not name.endswith("mask")}
-        for inputs, case in ((whole, ""), (padded, ", with padding")):
-            together = subject.run(inputs)
-            ignored = inputs.get(subject.query_mask, torch.zeros_like(together[..., 0]).bool())
-            for row in range(len(together)):
-                own = slice(row, row + 1)
-                mixed = {name: _neighbours_replaced(t, row) for name, t in inputs.items()}
-                for out, event in (
-                    (subject.run(rows(inputs, own)), "is computed alone"),
-                    (subject.run(mixed)[own], "has other neighbours"),
-                ):
-                    found = errors(out, together[own]).masked_fill(ignored[own], 0.0)
-                    worst.update(found, (row, event, case))
+    longest = [subject.long_len] if subject.mode == Mode() else []
+    for length in (*subject.lengths, *longest):
+        for context_len in subject.context_lens(length):
+            padded = padded_inputs(subject, length, context_len)
+            padded = padded if length >= FAR else samples(padded, FEW)
+            whole = {name: t for name, t in padded.items() if not name.endswith("mask")}
+            numbers = (0, 1, 2, 3) if length < SHORT else (2,)
+            cases = [(whole, "")]
+            if not subject.is_drawing:  # how much is drawn may depend on the others' padding
+                cases.append((padded, ", with padding"))
+            for inputs, case in cases:
+                together = subject.run(inputs)
+                ignored = inputs.get(subject.query_mask)
+                for row in numbers:
+                    own = slice(row, row + 1)
+                    for out, event in _elsewhere(subject, inputs, row):
+                        hidden = None if ignored is None else ignored[own]
+                        found = subject.errors(out, together[own], hidden)
+                        worst.update(found, (row, event, case))
 
     def tell(worst: Worst) -> str:
         row, event, case = worst.case
@@ -105,8 +148,24 @@ def batch(subject: Subject) -> Finding:
     return subject.judge("batch", worst, tell)
 
 
+def _elsewhere(subject: Subject, inputs: Inputs, row: int) -> list[tuple[Tensor, str]]:
+    """The output of one sample beside others, and alone."""
+    own = slice(row, row + 1)
+    mixed = {name: _neighbours_replaced(t, row) for name, t in inputs.items()}
+    found = [(subject.run(mixed)[own], "has other neighbours")]
+    if not subject.is_drawing:  # what is drawn depends on the batch's size
+        found.append((subject.run(rows(inputs, own)), "is computed alone"))
+    return found
+
+
 def _neighbours_replaced(samples: Tensor, row: int) -> Tensor:
     """Every sample but one in the place of its neighbour."""
     mixed = samples.roll(1, dims=0)
     mixed[row] = samples[row]
     return mixed
+
+
+@torch.no_grad()
+def _called(subject: Subject, attention: Attention, inputs: Inputs) -> Tensor:
+    """One call that draws on, and whose traces stay, unlike one of `Subject.run`."""
+    return subject.call(attention, {name: t.clone() for name, t in inputs.items()})

@@ -1,19 +1,12 @@
-"""A module that trains: strict settings, gradients, finite numbers, dropout, a fair size."""
-
-import dataclasses
-import math
-from typing import cast
+"""A module that fits its place: its shape, strict settings, arguments left alone, a fair size."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from attentions.base import Attention
 from attentions.softmax.softmax import SoftmaxAttention
 from runners.checks.padding import padded_inputs
-from runners.checks.subject import Finding, Inputs, Subject, Worst, by_how_much, errors
+from runners.checks.subject import Finding, Subject
 
-LENGTH = 65
-MAGNITUDE = 1e3
 FAIR_SHARE = 0.1
 """CAB admits a mechanism that adds at most 10 % to the parameters of its backbone."""
 USUAL_SIZES = {"embed_dim": 512, "num_heads": 8}
@@ -21,7 +14,7 @@ USUAL_SIZES = {"embed_dim": 512, "num_heads": 8}
 
 def construction(subject: Subject) -> Finding:
     """Builds at the sizes of the examination, and answers with the query's shape."""
-    subject.run(subject.inputs(2, LENGTH))
+    subject.run(subject.inputs(2, subject.length))
     return Finding(subject.pattern, "construction", True)
 
 
@@ -48,9 +41,10 @@ def refusal(subject: Subject) -> Finding:
 
 def keeps_inputs(subject: Subject) -> Finding:
     """A call must leave its arguments as they were."""
-    inputs = padded_inputs(subject, LENGTH)
+    inputs = padded_inputs(subject, subject.length)
     given = {name: tensor.clone() for name, tensor in inputs.items()}
-    subject.run(given)
+    with torch.no_grad():
+        subject.call(subject.attention, given)
     changed = [name for name, tensor in inputs.items() if not torch.equal(tensor, given[name])]
     message = ""
     if changed:
@@ -59,91 +53,6 @@ def keeps_inputs(subject: Subject) -> Finding:
             f"would add something else"
         )
     return Finding(subject.pattern, "keeps_inputs", not changed, message=message)
-
-
-def gradients(subject: Subject) -> Finding:
-    """Every parameter and input gets a gradient, finite with any padding and for zeros too."""
-    attention = subject.build().train()
-    cases = {
-        "padded inputs": padded_inputs(subject, LENGTH),
-        "a wholly padded sample": _empty_row(subject),
-        "zeros": {n: torch.zeros_like(t) for n, t in subject.inputs(2, LENGTH).items()},
-    }
-    for case, inputs in cases.items():
-        problem = _gradient_problem(subject, attention, inputs)
-        if problem:
-            message = f"for {case}, {problem}"
-            return Finding(subject.pattern, "gradients", False, message=message)
-    return Finding(subject.pattern, "gradients", True)
-
-
-def _gradient_problem(subject: Subject, attention: Attention, inputs: Inputs) -> str:
-    leaves: dict[str, Tensor] = dict(attention.named_parameters())
-    for name in ("query", "context"):
-        if name in inputs:
-            leaves[name] = inputs[name].requires_grad_()
-    out = attention(**inputs)
-    if not out.requires_grad:  # right for the control that removes the mixing
-        return "no gradient passes the output" if attention.mixes or leaves.keys() - inputs else ""
-    if subject.query_mask in inputs:  # the loss does not read outputs that mean nothing
-        out = out[~inputs[subject.query_mask]]
-    loss = (out * subject.draw(*out.shape, stream=8)).sum()
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    by_name = dict(zip(leaves, found, strict=True))
-    if missing := [name for name, gradient in by_name.items() if gradient is None]:
-        return f"no gradient reaches {', '.join(missing)}: it stays as it was initialised"
-    bad = [n for n, gradient in by_name.items() if not cast(Tensor, gradient).isfinite().all()]
-    return f"the gradient of {', '.join(bad)} is infinite or not a number" if bad else ""
-
-
-def finite(subject: Subject) -> Finding:
-    """In float32, the outputs of zeros, of large inputs and of wholly padded samples are finite."""
-    subject = dataclasses.replace(subject, dtype=torch.float32)
-    plain = subject.inputs(2, LENGTH)
-    cases: dict[str, Inputs] = {
-        "zeros": {name: torch.zeros_like(t) for name, t in plain.items()},
-        f"inputs of magnitude {MAGNITUDE:g}": {n: MAGNITUDE * t for n, t in plain.items()},
-        "a wholly padded sample": _empty_row(subject),
-        "padding": padded_inputs(subject, LENGTH),
-    }
-    for case, inputs in cases.items():
-        is_bad = ~subject.run(inputs).isfinite().all(dim=-1)  # (B, M)
-        if is_bad.any():
-            position = int(is_bad.any(dim=0).int().argmax())
-            message = (
-                f"output {position} is infinite or not a number in float32 for {case}: one such "
-                f"sample ends a training run"
-            )
-            return Finding(subject.pattern, "finite", False, math.inf, position, message)
-    return Finding(subject.pattern, "finite", True)
-
-
-def dropout(subject: Subject) -> Finding:
-    """Dropout acts in training, and only there; a mechanism may also refuse it."""
-    if not subject.dropout:
-        message = "dropout is refused: compare it with others that train without"
-        return Finding(subject.pattern, "dropout", True, message=message)
-    inputs = subject.inputs(2, LENGTH)
-    without = subject.run(inputs)
-    attention = subject.build(dropout=subject.dropout)
-    worst = Worst()
-    worst.update(errors(subject.run(inputs, attention), without))
-    finding = subject.judge(
-        "dropout",
-        worst,
-        lambda w: f"output {w.position} {by_how_much(w.error)} by dropout in evaluation",
-    )
-    if not finding.passed or not attention.mixes:
-        return finding
-    torch.manual_seed(subject.seed)
-    trained = subject.run(inputs, attention.train())
-    if errors(trained, without).max() > subject.tolerance:
-        return finding
-    message = (
-        "dropout is accepted and has no effect in training: the mechanism is regularised less "
-        "than those it is compared with"
-    )
-    return Finding(subject.pattern, "dropout", False, message=message)
 
 
 def parameters(subject: Subject) -> Finding:
@@ -167,12 +76,3 @@ def parameters(subject: Subject) -> Finding:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _empty_row(subject: Subject) -> Inputs:
-    """Two samples, the second without a single unpadded key."""
-    inputs = subject.inputs(2, LENGTH)
-    keys = inputs.get("context", inputs["query"])
-    mask = torch.zeros(keys.shape[:2], dtype=torch.bool, device=subject.device)
-    mask[1] = True
-    return inputs | {"key_padding_mask": mask}

@@ -59,7 +59,7 @@ def test_outputs_and_gradients_match_the_oracle(
     # The row without keys or queries means nothing, but must not poison the others' gradients.
     counts = ~query_mask[..., None]
     # Without dropout, training computes the same; it comes last, for the gradients are its own.
-    for training in [False] if getattr(facts(name), "TRAINS_OTHERWISE", False) else [False, True]:
+    for training in [False] if attention.trains_otherwise else [False, True]:
         actual = attention.train(training)(query, context, **(masks if padded else {}))
         compare(actual * counts, expected * counts, f"outputs, {training=}")
 

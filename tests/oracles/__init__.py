@@ -20,7 +20,6 @@ The file may also set, for the tests alone:
     SETTINGS = {"window": 3}    # constructor arguments in place of the YAML's, to be small
     BLOCK = 8                   # lengths are drawn around the borders of blocks of this size
     STATE_GROWS = True          # the decoding state is allowed to grow with the tokens
-    TRAINS_OTHERWISE = True     # training computes something else: noise, or more of the keys
 """
 
 from typing import Any

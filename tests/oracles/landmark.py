@@ -10,7 +10,6 @@ from tests.oracles import heads, merge
 SETTINGS = {"block_size": 4, "num_retrieved": 2}
 BLOCK = 20  # four blocks with their landmarks: of some two are retrieved, and some are not
 STATE_GROWS = True
-TRAINS_OTHERWISE = True  # no blocks are left out
 
 
 def oracle(

@@ -9,7 +9,6 @@ from tests.oracles import heads, merge
 
 SETTINGS = {"num_landmarks": 5}
 BLOCK = 5
-TRAINS_OTHERWISE = True  # its samples are noise around the means
 
 
 def oracle(

@@ -9,7 +9,6 @@ from tests.oracles import heads, merge
 
 SETTINGS = {"block_size": 4, "num_iterations": 3, "temperature": 2.0}
 BLOCK = 8  # two blocks
-TRAINS_OTHERWISE = True  # Gumbel noise
 
 
 def oracle(
