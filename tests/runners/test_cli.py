@@ -1,5 +1,6 @@
 """The command line as a user meets it: its help, and one line for each mistake."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,21 @@ def test_a_module_of_the_users_that_another_hides_is_named(
     assert ends(monkeypatch, "verify", f"attention._target_={module}.Mine") == 2
     assert f"{module}.py of this folder is hidden by a module of" in capsys.readouterr().err
     assert sys.path[-1] == str(tmp_path)
+
+
+def test_a_run_leaves_the_logging_of_libraries_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # That of absl closes its stream, which can be another's, when it is shut down.
+    closed = []
+
+    class Handler(logging.NullHandler):
+        def close(self) -> None:
+            closed.append(self)
+
+    handler, logger = Handler(), logging.getLogger("somebody")
+    assert ends(monkeypatch, "verify", "seed=abc") == 2
+    assert not closed
+    assert not logger.disabled
+    del handler
 
 
 def test_a_run_of_verify_without_a_verdict_is_told_from_a_refutation() -> None:
