@@ -251,7 +251,10 @@ SUMMARY = (
 
 def _summary(cell: pd.DataFrame) -> dict[str, Any]:
     metric = str(cell["metric"].iloc[0])
-    statuses = cell["status"].mask(cell["status"].eq("ok") & cell["is_nan"], NOT_FINITE)
+    # What was measured before a later stage failed counts: only a run that diverged spoils it.
+    is_measured = cell["value"].notna() & ~cell["status"].eq("diverged")
+    statuses = cell["status"].mask(is_measured, "ok")
+    statuses = statuses.mask(statuses.eq("ok") & cell["is_nan"], NOT_FINITE)
     is_ok = statuses.eq("ok")
     counts = statuses[~is_ok].value_counts()
     is_broken = metric not in TRAINING_COSTS and bool(counts.keys().isin(BROKEN).any())

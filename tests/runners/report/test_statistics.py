@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -191,6 +192,13 @@ def test_the_cost_of_a_training_that_diverged_hides_none_of_the_others() -> None
     table = rows(made)
     found = estimates(table, table["metric"].eq("step_time"))
     assert (found["mean"].item(), found["failures"].item()) == (3.0, "1 of 2 diverged")
+
+
+def test_what_was_measured_before_a_later_stage_failed_counts() -> None:
+    made = [train("abc", {"nll": 2.0}, seed=0), train("abc", {"nll": 3.0}, seed=1)]
+    made[1] = dataclasses.replace(made[1], status=Status.UNSUPPORTED)
+    found = quality(rows(made))
+    assert (found["mean"].item(), found["n"].item(), found["failures"].item()) == (2.5, 2, "")
 
 
 def test_a_task_that_nobody_finished_still_has_its_cells() -> None:
