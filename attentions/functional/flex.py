@@ -129,6 +129,11 @@ def _run(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         raise Unavailable("backend flex has no float64: use backend torch")
     if torch.compiler.is_compiling():  # with all around it
         return flex_attention(q, k, v, **options)
+    capability = torch.backends.cpu.get_cpu_capability()
+    if not q.is_cuda and not capability.startswith("AVX"):
+        raise Unavailable(
+            f"backend flex needs AVX2 on a CPU, and torch has {capability}: use backend torch"
+        )
     with torch._dynamo.config.patch(recompile_limit=_MAX_KERNELS):
         return _compiled()(q, k, v, **options)
 

@@ -156,6 +156,7 @@ def test_a_kernel_is_compiled_once(
     compiler = CompileCounter()
     kernel = torch.compile(flex_attention, fullgraph=True, dynamic=False, backend=compiler)
     monkeypatch.setattr(flex, "_compiled", lambda: kernel)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     of_layers = [build(name, pattern, backend="flex").float() for _ in range(2)]
     query, context, masks = padded(pattern, 129)
     query, context = (x if x is None else x.float() for x in (query, context))

@@ -152,6 +152,16 @@ def test_gradients_outside_cuda_and_float64_are_unavailable() -> None:
                 flex_masked_attention(x, y, z, masks.causal)
 
 
+def test_a_processor_without_avx_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    q = torch.randn(1, 1, 4, 8)
+    with (
+        torch.no_grad(),
+        pytest.raises(Unavailable, match="needs AVX2 on a CPU, and torch has DEF"),
+    ):
+        flex_masked_attention(q, q, q, masks.causal)
+
+
 @pytest.mark.slow  # a minute of compilation on a busy machine
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 def test_the_compiled_kernel_computes_the_mask() -> None:
@@ -163,8 +173,8 @@ def test_the_compiled_kernel_computes_the_mask() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         pytest.skip("needs a C++ compiler")
-    if not torch.cpu._is_avx2_supported():
-        pytest.skip("torch's flex_attention on a CPU needs AVX2")
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("torch's flex_attention on a CPU needs AVX2, and torch to use it")
     n = 400
     q, k, v = (draw(seed, 3, 2, n, 8).float() for seed in range(3))
     table = draw(3, 1, 2, 20, 20) > 1
