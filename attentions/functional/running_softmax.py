@@ -33,11 +33,11 @@ class RunningSoftmax:
         start = torch.cat([end[:, :, :1], end[:, :, :-1]], dim=2)
         later = torch.ones(self.block_size, self.block_size, dtype=torch.bool, device=top.device)
         gap = logits[..., None, :, :] - top[..., :, None, :]  # (B, H, T, b, b, R): of j at t
-        # Clamped for what fills the last block: nothing reads it, but exp may be infinite there,
-        # and its gradient no number.
+        # Clamped for the queries that fill the last block: nothing reads what they see, but where
+        # its exp is infinite, the gradient is no number.
         gap = gap.masked_fill(later.triu(1)[..., None], -torch.inf)
         self.within = gap.clamp(max=0.0).exp()
-        self.into_state = (logits - end).clamp(max=0.0).exp()
+        self.into_state = (logits - end).exp()
         self.from_state = (start - top).clamp(max=0.0).exp()
         self.log_decay = stabiliser_decay(end[..., 0, :].mT)  # (B, H, R, T)
         counts = self._states_before(torch.ones_like(logits[..., :1]))  # (B, H, T, R, 1)

@@ -68,3 +68,13 @@ def test_positions_left_out_have_no_weight() -> None:
     assert not actual[:, :, :3].any()
     gradients = torch.autograd.grad(actual.square().sum(), [logits, weights, v])
     assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("length", [8, 9])  # a whole block, and one that is filled up
+def test_gradients_are_finite_where_logits_are_large(length: int) -> None:
+    logits = torch.full((1, 1, length, 2), 1000.0, requires_grad=True)
+    x = torch.randn(1, 1, length, 4, requires_grad=True)
+    softmax = RunningSoftmax(logits)
+    out = softmax.read(softmax.scores(x, x), x)
+    gradients = torch.autograd.grad(out.sum(), [logits, x])
+    assert all(gradient.isfinite().all() for gradient in gradients)
