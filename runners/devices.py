@@ -1,10 +1,9 @@
 """The devices that can be asked for."""
 
-import difflib
-
 import torch
 
 from attentions.base import Unavailable
+from runners.mistakes import unknown
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -17,9 +16,7 @@ def find(name: str) -> torch.device:
         Unavailable: If this machine lacks the device.
     """
     if name not in DEVICES:
-        near = difflib.get_close_matches(str(name), DEVICES, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown device {str(name)!r}{hint} (known: {', '.join(DEVICES)})")
+        raise ValueError(unknown("device", str(name), DEVICES))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -4,7 +4,6 @@ Each pass at each length is measured in turns with the baseline, in one process.
 memory or time leaves rows without a value, and ends its pass for that mechanism.
 """
 
-import difflib
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from runners.measure import (
     time_in_turns,
     weight_bytes,
 )
+from runners.mistakes import unknown
 from runners.passes import (
     CAUSAL_PASSES,
     PASSES,
@@ -289,6 +289,4 @@ def _passes(config: DictConfig, pattern: Pattern) -> list[str]:
 def _one_of(what: str, name: Any, known: Collection[str]) -> str:
     if name in known:
         return name
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {str(name)!r}{hint} (known: {', '.join(known)})")
+    raise ValueError(unknown(what, str(name), list(known)))
