@@ -18,7 +18,7 @@ def step(subject: Subject) -> Finding:
     for context_len in subject.context_lens(length):
         inputs = _inputs(subject, length, context_len)
         expected = subject.run(inputs)
-        outputs, _ = _steps(subject, inputs["query"], _init_state(subject, inputs))
+        outputs, _ = steps(subject, inputs["query"], init_state(subject, inputs))
         found = subject.errors(outputs, expected)
         over = (found.amax(dim=0) > subject.tolerance).nonzero()
         if len(over) and first is None:
@@ -44,13 +44,13 @@ def prefill(subject: Subject) -> Finding:
         inputs = _inputs(subject, length)
         query = inputs["query"]
         expected = subject.run(inputs)
-        attention, state = subject.attention, _init_state(subject, inputs)
+        attention, state = subject.attention, init_state(subject, inputs)
         out, state = attention.prefill(query[:, :prompt], state)
         worst.update(subject.errors(out, expected[:, :prompt]), (prompt, "the prompt itself"))
         if state.position != prompt:
             message = f"the state's position after a prompt of {prompt} is {state.position}"
             return Finding(subject.pattern, "prefill", False, position=prompt, message=message)
-        after, _ = _steps(subject, query[:, prompt:], state)
+        after, _ = steps(subject, query[:, prompt:], state)
         found = subject.errors(after, expected[:, prompt:])
         worst.update(found, (prompt, "the tokens after it"))
 
@@ -73,15 +73,15 @@ def beam(subject: Subject) -> Finding:
     inputs = _inputs(subject, 40)
     query = inputs["query"]
     order = torch.tensor([1, 1, 2, 0], device=subject.device)
-    expected, _ = _steps(subject, query, _init_state(subject, inputs))
+    expected, _ = steps(subject, query, init_state(subject, inputs))
     worst = Worst()
     for event, num_before in (("of a new state", 0), ("behind a prompt", 20), ("behind steps", 20)):
-        state = _init_state(subject, inputs)
+        state = init_state(subject, inputs)
         if event == "behind a prompt":
             _, state = subject.attention.prefill(query[:, :num_before], state)
         elif num_before:
-            _, state = _steps(subject, query[:, :num_before], state)
-        out, _ = _steps(subject, query[order, num_before:], state.select(order))
+            _, state = steps(subject, query[:, :num_before], state)
+        out, _ = steps(subject, query[order, num_before:], state.select(order))
         found = subject.errors(out, expected[order, num_before:])
         worst.update(found, (event, num_before))
 
@@ -100,7 +100,7 @@ def state_growth(subject: Subject) -> Finding:
     bytes_by_length = []
     for length in STATE_LENGTHS:
         inputs = subject.inputs(1, length, context_len=length)
-        _, state = _steps(subject, inputs["query"], _init_state(subject, inputs))
+        _, state = steps(subject, inputs["query"], init_state(subject, inputs))
         bytes_by_length.append(state.num_bytes)
     short, long = bytes_by_length
     growth = long / short if short else 1.0
@@ -122,7 +122,8 @@ def _inputs(subject: Subject, length: int, context_len: int | None = None) -> In
     return inputs
 
 
-def _init_state(subject: Subject, inputs: Inputs) -> State:
+def init_state(subject: Subject, inputs: Inputs) -> State:
+    """The state before the first token."""
     batch_size = len(inputs["query"])
     return subject.attention.init_state(
         batch_size, inputs.get("context"), inputs.get("key_padding_mask")
@@ -130,7 +131,7 @@ def _init_state(subject: Subject, inputs: Inputs) -> State:
 
 
 @torch.no_grad()
-def _steps(subject: Subject, query: Tensor, state: State) -> tuple[Tensor, State]:
+def steps(subject: Subject, query: Tensor, state: State) -> tuple[Tensor, State]:
     """The outputs (B, M, E) of M steps, and the state after them."""
     outputs = []
     for token in query.split(1, dim=1):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from attentions.base import Attention
+from runners.checks.decoding import init_state, steps
 from runners.checks.padding import padded_inputs
 from runners.checks.subject import Finding, Inputs, Mode, Subject, Unexamined, by_how_much
 
@@ -93,7 +93,7 @@ def _precision_problem(subject: Subject, kind: Subject) -> str:
             )
     if kind.mode.autocast:
         return _backward_problem(kind)
-    return _decoding_problem(kind, attention) if subject.pattern.is_causal else ""
+    return _decoding_problem(kind) if subject.pattern.is_causal else ""
 
 
 def _backward_problem(kind: Subject) -> str:
@@ -110,21 +110,17 @@ def _backward_problem(kind: Subject) -> str:
 
 
 @torch.no_grad()
-def _decoding_problem(kind: Subject, attention: Attention) -> str:
+def _decoding_problem(kind: Subject) -> str:
     """A prompt and a few tokens come out in the type that went in."""
-    inputs = kind.inputs(2, kind.length)
-    query = inputs["query"]
     prompt = max(1, kind.length - STEPS)
+    inputs = kind.inputs(2, prompt + STEPS)
+    query = inputs["query"]
     try:
-        state = attention.init_state(2, inputs.get("context"))
-        out, state = attention.prefill(query[:, :prompt], state)
-        outputs = [out]
-        for token in query[:, prompt:].split(1, dim=1):
-            out, state = attention.step(token, state)
-            outputs.append(out)
+        first, state = kind.attention.prefill(query[:, :prompt], init_state(kind, inputs))
+        after, _ = steps(kind, query[:, prompt:], state)
     except NotImplementedError:
         return ""  # `step` says so
-    for out in outputs:
+    for out in (first, after):
         if out.dtype != query.dtype:
             return f"decoding answers in {_name(out.dtype)}"
         if not out.isfinite().all():
