@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from runners.files import whole
 
 SETTLED_S = 3.0
 """A file that changed so lately may change again within the resolution of its time stamps."""
@@ -83,9 +84,5 @@ def _kept(path: Path) -> dict[str, list[Any]]:
 
 
 def _keep(path: Path, kept: dict[str, list[Any]]) -> None:
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(kept, file)
-        os.replace(temporary, path)
+    with suppress(OSError), whole(path) as file:  # it saves time, no more
+        json.dump(kept, file)

@@ -19,11 +19,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from runners.environment import version
 from runners.fingerprint import Dependence, dependence, sources
 from runners.identity import CACHE, Identity, described
 from runners.progress import Progress
-from runners.records import Record, RecordStore, UnreadableRecord, identified
+from runners.records import Record, RecordStore, UnreadableRecord
 
 NAME = ".jobs.jsonl"
 
@@ -51,15 +50,27 @@ class Ended:
                     self.noted[entry["job"]] = entry
 
     def note(
-        self, overrides: Sequence[str], identity: Identity, name: str, config: DictConfig
+        self,
+        overrides: Sequence[str],
+        identity: Identity,
+        name: str,
+        config: DictConfig,
+        settings: Mapping[str, Any],
     ) -> None:
-        """Keep what the identity of a job's run is made of, once."""
+        """Keep what the identity of a job's run is made of, once.
+
+        Args:
+            overrides: Of the job.
+            identity: Of its run.
+            name: Of its run, for a reader.
+            config: The configuration that the overrides gave.
+            settings: The same, resolved.
+        """
         job = self._key(overrides)
         unresolved: Any = OmegaConf.to_container(config, resolve=False)
         # Of the environment or the time: the overrides do not tell what the settings will be.
         if job in self.noted or re.search(r"\$\{[\w.]+:", json.dumps(unresolved, default=str)):
             return
-        settings: Any = OmegaConf.to_container(config, resolve=True)
         on = asdict(dependence(settings))
         entry = {"job": job, "settings_id": identity.settings_id, "name": name, "on": on}
         self.noted[job] = entry
@@ -75,8 +86,7 @@ class Ended:
         if entry is None:
             return False
         found = self._sources(Dependence(entry["on"]["texts"], tuple(entry["on"]["outputs"])))
-        own = entry["settings_id"]
-        identity = Identity(identified(own, found, version()), own, found)
+        identity = Identity.of(entry["settings_id"], found)
         with self.store.sole(identity.run_id, wait=False) as is_free:
             return is_free and reused(self.store, identity, entry["name"], progress) is not None
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from attentions.registry import load, names
 from runners.environment import environment, version
 from runners.fingerprint import PACKAGES, dependence, sources
-from runners.records import Record, identified, settings_id
+from runners.records import Record, run_id, settings_id
 
 CACHE = ".contents"
 AXES = ("task", "attention", "pattern", "seed", "device", "experiment", "run", "hydra")
@@ -33,12 +33,16 @@ class Identity:
     settings_id: str
     sources: Mapping[str, str]
 
+    @classmethod
+    def of(cls, settings_id: str, sources: Mapping[str, str]) -> "Identity":
+        """That of a run of this version of attnbench."""
+        return cls(run_id(settings_id, sources, version()), settings_id, sources)
+
 
 def identify(command: str, settings: Mapping[str, Any]) -> Identity:
     """The identity of the run of `settings`, whole and resolved, with the code and data of now."""
     found = sources(dependence(settings), Path(settings["run"]["results"]) / CACHE)
-    own = settings_id(command, settings)
-    return Identity(identified(own, found, version()), own, found)
+    return Identity.of(settings_id(command, settings), found)
 
 
 def labels(config: DictConfig, hydra: Any = None) -> dict[str, Any]:

@@ -8,8 +8,6 @@ import fcntl
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +15,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from runners.files import whole
 
 
 class Status(StrEnum):
@@ -103,18 +103,8 @@ def settings_id(command: str, config: Mapping[str, Any]) -> str:
     return _hash([command, determining])[:16]
 
 
-def run_id(
-    command: str,
-    config: Mapping[str, Any],
-    sources: Mapping[str, str] | None = None,
-    version: str | None = None,
-) -> str:
-    """The identity of a run: hashes of its settings, and of what else determines its result."""
-    return identified(settings_id(command, config), sources or {}, version)
-
-
-def identified(settings_id: str, sources: Mapping[str, str], version: str | None) -> str:
-    """The run_id of these settings with this code and these data.
+def run_id(settings_id: str, sources: Mapping[str, str], version: str | None) -> str:
+    """The identity of a run: of these settings, with this code and these data.
 
     Args:
         settings_id: See `settings_id`.
@@ -148,18 +138,9 @@ class RecordStore:
         Raises:
             OSError: If the folder cannot be written or the disk is full; what was there stays.
         """
-        self.runs.mkdir(parents=True, exist_ok=True)
         path = self.path(record.run_id)
-        handle, temporary = tempfile.mkstemp(prefix=f".{record.run_id}.", dir=self.runs)
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(asdict(record), file, indent=1, default=str)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole(path, prefix=f".{record.run_id}.") as file:
+            json.dump(asdict(record), file, indent=1, default=str)
         return path
 
     def read(self, run_id: str) -> Record | None:

@@ -86,13 +86,14 @@ def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -
     """See `execute`; None if the code or the data changed before the run could begin."""
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     identity, columns = identify(command, settings), labels(config)
-    name = run_name(columns, HydraConfig.get().overrides.task)
+    overrides = HydraConfig.get().overrides.task
+    name = run_name(columns, overrides)
     store = RecordStore(Path(config.run.results) / config.run.sweep)
     progress = Progress.at(config.run.progress)
     if progress.path is None:
         store.tidy()
     else:
-        jobs(store.folder, command).note(HydraConfig.get().overrides.task, identity, name, config)
+        jobs(store.folder, command).note(overrides, identity, name, config, settings)
     with store.sole(identity.run_id):
         if progress.is_over(identity.run_id):
             # The sweep was taken up again after a worker's death.

@@ -38,25 +38,26 @@ def test_every_setting_is_part_of_the_identity_but_those_of_the_run(command: str
         for key in path[:-1]:
             node = node[key]
         node[path[-1]] = "another"
-        same = run_id(command, changed) == run_id(command, settings)
+        one, other = (run_id(settings_id(command, s), {}, None) for s in (changed, settings))
+        same = one == other
         assert same == (path[0] == "run"), path
 
 
 def test_code_data_and_version_are_part_of_the_identity_and_the_commit_is_not() -> None:
     sources = {"mine": "a", "task.data.source": "b", "attnbench": "c"}
-    whole = run_id("train", SETTINGS, sources, "0.1.0")
-    assert whole == run_id("train", SETTINGS, sources | {"attnbench": "d"}, "0.1.0")
+    own = settings_id("train", SETTINGS)
+    whole = run_id(own, sources, "0.1.0")
+    assert whole == run_id(own, sources | {"attnbench": "d"}, "0.1.0")
     others = [
-        run_id("train", SETTINGS, sources, "0.2.0"),
-        run_id("train", SETTINGS, sources | {"mine": "d"}, "0.1.0"),
-        run_id("train", SETTINGS, sources | {"task.data.source": "d"}, "0.1.0"),
-        run_id("train", SETTINGS, sources | {"helper": "d"}, "0.1.0"),
-        run_id("train", {"seed": 1}, sources, "0.1.0"),
+        run_id(own, sources, "0.2.0"),
+        run_id(own, sources | {"mine": "d"}, "0.1.0"),
+        run_id(own, sources | {"task.data.source": "d"}, "0.1.0"),
+        run_id(own, sources | {"helper": "d"}, "0.1.0"),
+        run_id(settings_id("train", {"seed": 1}), sources, "0.1.0"),
     ]
     assert len({whole, *others}) == 6
     # Records of the same settings can be found by their names.
-    begin = settings_id("train", SETTINGS)
-    assert [other.startswith(begin) for other in others] == [True, True, True, True, False]
+    assert [other.startswith(own) for other in others] == [True, True, True, True, False]
 
 
 def git(folder: Path, *arguments: str) -> str:

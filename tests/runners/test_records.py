@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from runners.records import Measurement, Record, RecordStore, Status, UnreadableRecord, run_id
+from runners.records import (
+    Measurement,
+    Record,
+    RecordStore,
+    Status,
+    UnreadableRecord,
+    run_id,
+    settings_id,
+)
 
 
 def record(identity: str = "a1", value: float = 0.5) -> Record:
@@ -30,9 +38,11 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_only_what_determines_the_result_enters_the_run_id() -> None:
     config = {"seed": 0, "attention": {"window": 8}, "run": {"results": "here"}}
-    assert run_id("train", config) == run_id("train", config | {"run": {"results": "there"}})
-    assert run_id("train", config) != run_id("train", config | {"seed": 1})
-    assert run_id("train", config) != run_id("speed", config)
+    identity = run_id(settings_id("train", config), {}, None)
+    elsewhere = config | {"run": {"results": "there"}}
+    assert identity == run_id(settings_id("train", elsewhere), {}, None)
+    assert identity != run_id(settings_id("train", config | {"seed": 1}), {}, None)
+    assert identity != run_id(settings_id("speed", config), {}, None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from runners.records import Measurement, Record, RecordStore, Status, run_id
+from runners.records import Measurement, Record, RecordStore, Status, run_id, settings_id
 from runners.report.table import tidy
 
 
@@ -66,7 +66,7 @@ def train(
         "dtype": "32-true" if status is Status.OK else "float32",
     }
     return Record(
-        run_id=run_id("train", config),
+        run_id=run_id(settings_id("train", config), {}, None),
         command="train",
         status=status,
         config=config,
@@ -112,7 +112,7 @@ def speed(
     ]
     labels = {"attention": attention, "pattern": pattern, "seed": seed, "variant": ""}
     return Record(
-        run_id=run_id("speed", config),
+        run_id=run_id(settings_id("speed", config), {}, None),
         command="speed",
         status=Status.OK,
         config=config,
@@ -126,7 +126,7 @@ def verify(attention: str, checks: Mapping[str, str], status: Status = Status.OK
     """A verify run: comment by `<pattern>/<check>`."""
     config = {"attention": {"_target_": attention}, "pattern": None}
     return Record(
-        run_id=run_id("verify", config),
+        run_id=run_id(settings_id("verify", config), {}, None),
         command="verify",
         status=status,
         config=config,
