@@ -49,6 +49,7 @@ class Measurement:
         seq_len: Sequence length in tokens.
         step: Training step, for curves.
         attention: The mechanism measured, where it is not the run's own (the baseline beside it).
+        rule: The trivial rule scored, where it is no mechanism; see `tasks.rules`.
         comment: Why a value is missing, or what it must be read with.
         samples: The single calls that `value` is the median of, in order.
     """
@@ -61,6 +62,7 @@ class Measurement:
     seq_len: int | None = None
     step: int | None = None
     attention: str | None = None
+    rule: str | None = None
     comment: str = ""
     samples: tuple[float, ...] = ()
 

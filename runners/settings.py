@@ -60,6 +60,7 @@ class RunSettings(TypedDict, total=False):
     timeout_s: Positive | None
     memory_gib: Positive | None
     threads: Size | None
+    data_workers: Count
     keep_checkpoints: bool
     progress: str | None
 

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from attentions.registry import factory, load
 from runners.measure import Call, is_out_of_memory, ratio_in_turns, spread, time_in_turns
 from runners.run import Run
-from tasks.base import AttentionSlots, Task, TaskData
+from tasks.base import AttentionSlots, Task
+from tasks.data import TaskData
 
 BASELINE = "softmax"
 MIN_RUN_TIME_S = 0.5  # for both together

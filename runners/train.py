@@ -27,7 +27,8 @@ from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
 from runners.step_times import add_step_times
-from tasks.base import AttentionSlots, Task, TaskData
+from tasks.base import AttentionSlots, Task
+from tasks.data import TaskData
 
 
 def measure(run: Run) -> None:
@@ -40,6 +41,7 @@ def measure(run: Run) -> None:
     _check_patterns(config)
     device = devices.find(config.device)
     data: TaskData = instantiate(config.task.data)
+    data.num_workers = config.run.data_workers
     data.prepare_data()
     data.setup("fit")
     torch.manual_seed(config.seed)
@@ -192,6 +194,10 @@ def _test(
             trainer.predict(model, data.test_dataloader(), return_predictions=False)
         except NotImplementedError as error:
             raise UnsupportedStage(f"nothing can be written token by token: {error}") from error
+    for rule, values in data.trivial_scores().items():
+        for metric, value in values.items():
+            direction = model.directions[metric]
+            run.add(metric, value, direction=direction, split="test", rule=rule)
     for extra in model.measure():
         check_finite({extra["metric"]: extra["value"]}, f"test of step {step}")
         run.add(**{"comment": comment, **extra})

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from attentions.registry import CONF, factory
 from runners.train import History, quiet_lightning
-from tasks.base import AttentionSlots, Task, TaskData
+from tasks.base import AttentionSlots, Task
+from tasks.data import TaskData
 
 MODELS = {
     "small": ["task.data.batch_size=16"],

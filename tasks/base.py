@@ -1,4 +1,4 @@
-"""What every task shares: slots for attentions, data by index, the training module.
+"""What every task shares: slots for attentions, and the training module.
 
 A backbone asks its slots for "an attention for this pattern" at each place and never names a
 mechanism. The slots put the mechanism under test where its pattern is asked for, and softmax (or
@@ -6,15 +6,14 @@ what the backbone's paper has there) elsewhere.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, Protocol, Self, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.distributed
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Sampler
 from torchmetrics import Metric
 
 from attentions.base import Attention, Pattern, UnsupportedPattern
@@ -76,142 +75,6 @@ class AttentionSlots:
         if tested:
             self.under_test.append(built)
         return built
-
-
-class Rows(Protocol):
-    """A data set that gives a whole batch for a vector of row numbers."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: Tensor) -> Any: ...
-
-
-class EpochBatches(Sampler[Tensor]):
-    """Row numbers in batches, in an order fixed by (seed, epoch), dealt out over the ranks.
-
-    A training run that resumes at an epoch sees just the batches that it would have seen.
-    """
-
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        epoch: int = 0,
-    ) -> None:
-        self.num_rows = num_rows
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.epoch = epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._dealt(torch.arange(self.num_rows)))
-
-    def __iter__(self) -> Iterator[Tensor]:
-        rows = torch.arange(self.num_rows)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            rows = torch.randperm(self.num_rows, generator=generator)
-        return iter(self._dealt(rows))
-
-    def _dealt(self, rows: Tensor) -> list[Tensor]:
-        batches = list(rows.split(self.batch_size))
-        if self.drop_last and len(batches[-1]) < self.batch_size:
-            batches.pop()
-        if not torch.distributed.is_initialized():
-            return batches
-        world_size = torch.distributed.get_world_size()
-        if self.drop_last:  # training: every rank takes the same number of steps
-            batches = batches[: len(batches) // world_size * world_size]
-        return batches[torch.distributed.get_rank() :: world_size]
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise ValueError for a count that is no whole number above 0; None is one not given."""
-    for name, value in counts.items():
-        if value is not None and not isinstance(value, int):
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-class TaskData(LightningDataModule):
-    """The data of a task. A subclass sets `train`, `validation` and `test` in `setup`.
-
-    Args:
-        batch_size: Training rows per step and rank.
-        eval_batch_size: Rows per evaluation batch; None for `batch_size`.
-        seed: Orders the training rows, and draws them where they are generated. Evaluation rows
-            do not depend on it.
-    """
-
-    train: Rows
-    validation: Rows
-    test: Rows
-
-    def __init__(
-        self, *, batch_size: int, eval_batch_size: int | None = None, seed: int = 0
-    ) -> None:
-        super().__init__()
-        check_counts(batch_size=batch_size, eval_batch_size=eval_batch_size)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.seed = seed
-        self.first_epoch = 0  # of a resumed run: its trainer fetches a batch before set_epoch
-
-    @property
-    def dataset(self) -> str:
-        """Its name in the results; a stand-in's ends in "-synthetic"."""
-        raise NotImplementedError
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What its settings left to the data, for the record of the run."""
-        return {}
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What only the data know and the model is built from (channels, vocabulary size)."""
-        return {}
-
-    def train_dataloader(self) -> DataLoader:
-        """Whole batches by row numbers, shuffled anew each epoch."""
-        return self._loader(self.train, self.batch_size, training=True)
-
-    def val_dataloader(self) -> DataLoader:
-        """Every validation row once."""
-        return self._loader(self.validation, self.eval_batch_size, training=False)
-
-    def test_dataloader(self) -> DataLoader:
-        """Every test row once: the last, shorter batch is kept."""
-        return self._loader(self.test, self.eval_batch_size, training=False)
-
-    def _loader(self, rows: Rows, batch_size: int, *, training: bool) -> DataLoader:
-        if training and len(rows) < batch_size:
-            raise ValueError(
-                f"{self.dataset}: {len(rows)} training rows are fewer than batch_size {batch_size}"
-            )
-        if not len(rows):
-            raise ValueError(f"{self.dataset}: there are no rows to evaluate on")
-        batches = EpochBatches(
-            len(rows),
-            batch_size,
-            seed=self.seed,
-            shuffle=training,
-            drop_last=training,
-            epoch=self.first_epoch,
-        )
-        # Each pass over a DataLoader draws a seed; its own generator leaves the model's alone.
-        generator = torch.Generator().manual_seed(self.seed)
-        return DataLoader(rows, sampler=batches, batch_size=None, generator=generator)  # type: ignore[arg-type]
 
 
 class _Window:

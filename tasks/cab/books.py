@@ -19,6 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tasks.cab.stories import write_books
+from tasks.shards import cache_folder
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
 SPLITS = ("train", "validation", "test")
@@ -62,7 +63,9 @@ def generate(*, vocab_size: int, cache_dir: str | None = None) -> Library:
         split: write_books(num_books, words_per_book=4, book_len=100, seed=seed)
         for seed, (split, num_books) in enumerate(GENERATED.items())
     }
-    tokenizer = make_tokenizer(texts["train"], None, vocab_size, _cache(cache_dir) / "tokenizers")
+    tokenizer = make_tokenizer(
+        texts["train"], None, vocab_size, cache_folder(cache_dir) / "tokenizers"
+    )
     streams = {}
     for split in SPLITS:
         counted = _Counted(texts[split])
@@ -88,7 +91,7 @@ def read(
     # Here: `datasets` takes longer to import than a generated run to prepare.
     from tasks.cab.pg19 import find
 
-    books, cache = find(source), _cache(cache_dir)
+    books, cache = find(source), cache_folder(cache_dir)
     settings = [FORMAT, books.digest(), tokenizer or vocab_size, _digest_of_file(tokenizer)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
     folder = cache / "books" / key
@@ -150,12 +153,6 @@ class _Counted:
             self.num_books += 1
             self.num_bytes += len(text.encode())
             yield text
-
-
-def _cache(cache_dir: str | None) -> Path:
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(cache_dir).expanduser() if cache_dir else Path(HF_HOME) / "attnbench"
 
 
 def _digest_of_file(tokenizer: str | None) -> str | None:

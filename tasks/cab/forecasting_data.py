@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.base import TaskData, check_counts
 from tasks.cab.forecasting_series import (
     SPLITS,
     Series,
@@ -21,6 +20,7 @@ from tasks.cab.forecasting_series import (
     stem,
     time_features,
 )
+from tasks.data import TaskData, check_counts
 
 
 class Batch(NamedTuple):

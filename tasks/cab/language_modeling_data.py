@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tasks.base import TaskData, check_counts
 from tasks.cab import books
+from tasks.data import TaskData, check_counts
 
 IGNORED = -100
 """The target behind the end of the stream: what torch's cross-entropy leaves out."""

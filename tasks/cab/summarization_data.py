@@ -25,7 +25,7 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from tasks.base import TaskData, check_counts
+from tasks.data import TaskData, check_counts
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
 BEGIN, PAD, END = SPECIAL = ("<s>", "<pad>", "</s>")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from attentions.base import Pattern
 from tasks.backbones.recall import RecallDecoder
-from tasks.base import AttentionSlots, Task, TaskData, check_counts
+from tasks.base import AttentionSlots, Task
+from tasks.data import TaskData, check_counts
 from tasks.metrics.mean import Mean
 
 IGNORED = -100

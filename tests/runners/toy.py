@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attentions.base import Pattern
-from tasks.base import AttentionSlots, Task, TaskData
+from tasks.base import AttentionSlots, Task
+from tasks.data import TaskData
 
 LENGTH, CHANNELS = 12, 4
 

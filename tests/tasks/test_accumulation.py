@@ -9,7 +9,8 @@ from torch.optim import SGD
 
 from attentions.base import Pattern
 from attentions.registry import factory, load
-from tasks.base import AttentionSlots, Task, TaskData
+from tasks.base import AttentionSlots, Task
+from tasks.data import TaskData
 from tests.tasks.building import quiet_trainer
 
 LENGTHS = torch.tensor([7, 2, 5, 1, 6, 3, 4, 4])

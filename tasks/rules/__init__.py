@@ -1,0 +1,1 @@
+"""What rules that understand nothing reach: rows beside the mechanisms' own."""
