@@ -26,6 +26,7 @@ from runners import devices
 from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
+from runners.state_size import add_state_elements
 from runners.step_times import add_step_times
 from tasks.base import AttentionSlots, Task
 from tasks.data import TaskData
@@ -54,6 +55,7 @@ def measure(run: Run) -> None:
     run.labels |= {"device": device.type, "dtype": str(trainer.precision)}
     run.labels |= {"world_size": trainer.world_size}
     _add_parameters(run, model)
+    add_state_elements(run, model, data.facts)
     try:
         try:
             _fit(trainer, model, data, checkpoints)
