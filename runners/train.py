@@ -23,6 +23,7 @@ from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory, factory, mechanism
 from attentions.softmax.softmax import SoftmaxAttention
 from runners import devices
+from runners.analysis.analyses import add_analyses, check
 from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
@@ -38,6 +39,7 @@ def measure(run: Run) -> None:
     Each part is recorded before the next begins, which may fail.
     """
     config = run.config
+    check(config.run.get("analyses") or ())
     attention = factory(config.attention)
     _check_patterns(config)
     device = devices.find(config.device)
@@ -66,6 +68,7 @@ def measure(run: Run) -> None:
     except (Diverged, UnsupportedStage):  # it would end the same way again
         _forget(run)
         raise
+    add_analyses(run, model, data)
     add_step_times(run, trainer, model, data, build)
     _forget(run)
 
