@@ -259,6 +259,42 @@ class Attention(nn.Module):
         """Answer a whole prompt (B, M, E) in the parallel form, from a state of position 0."""
         raise NotImplementedError(f"{type(self).__name__} has no prefill")
 
+    def state_elements(self, num_tokens: int, context_len: int | None = None) -> int:
+        """How many numbers per sequence are carried from token to token, by formula.
+
+        Of what grows with the tokens the part that is filled counts, whatever room there is for
+        more; what has a fixed size counts whole from the first token on.
+
+        Args:
+            num_tokens: How many queries have been answered.
+            context_len: N of a context without padding in causal cross, None in causal self.
+
+        Raises:
+            UnsupportedPattern: In the noncausal patterns, which have no decoding.
+            NotImplementedError: If the mechanism has no such formula.
+            ValueError: If a length is not positive, or the context's given or missing wrongly.
+        """
+        if not self.pattern.is_causal:
+            causal = frozenset(p for p in self.patterns if p.is_causal)
+            reason = "only causal patterns decode"
+            name = f"the decoding state of {type(self).__name__}"
+            raise UnsupportedPattern(name, self.pattern, causal, reason)
+        if self.pattern.is_cross != (context_len is not None):
+            needs = "needs a" if self.pattern.is_cross else "takes no"
+            self._fail(f"{self.pattern} {needs} context_len, got {context_len}")
+        for name, value in (("num_tokens", num_tokens), ("context_len", context_len)):
+            if value is not None and value < 1:
+                self._fail(f"{name} must be positive, got {value}")
+        return self.memory_elements(num_tokens if context_len is None else context_len)
+
+    def memory_elements(self, length: int) -> int:
+        """The formula of `state_elements`, of what is carried after at least one token.
+
+        Args:
+            length: N, the tokens so far in causal self, and in causal cross the context's length.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how large its state is")
+
     def _fail(self, message: str) -> NoReturn:
         raise ValueError(f"{type(self).__name__}: {message}")
 
@@ -480,6 +516,10 @@ class MultiHeadAttention(Attention):
                 memory, mixed = self.absorb({}, k, v), self.mix(q, k, v)
         self._check_mixed("read" if self.pattern.is_cross else "mix", mixed, query)
         return self._merge(mixed), State(query.shape[1], memory)
+
+    def num_kv(self, length: int) -> int:
+        """The elements of the keys and values of `length` positions, 2 E each unless shared."""
+        return length * (self.k_proj.out_features + self.v_proj.out_features)
 
     def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
         """(B, length, E) to (B, heads, length, D)."""

@@ -39,6 +39,7 @@ from runners.passes import (
     prefill,
 )
 from runners.run import Run, TimeLimit
+from runners.state_size import UNKNOWN, state_elements
 
 MIB = 2**20
 DTYPES = {
@@ -144,6 +145,8 @@ class Bench:
             return _empty(name, self._give_up(who, seq_len, name, error))
         values |= {f"{name}_memory": (peak_bytes / MIB, "MiB"), f"{name}_flops": (flops, "FLOP")}
         comments = {f"{name}_flops": comment} if comment else {}
+        if None in values.get("state_elements", ()):
+            comments["state_elements"] = UNKNOWN
         if call_s <= self.config.max_call_s:
             return Cell(call, values, comments=comments)
         limit = f"more than max_call_s = {self.config.max_call_s:g}"
@@ -183,7 +186,12 @@ class Bench:
         ]
         if name == "decode":
             decoding = Decoding(module, *inputs)
-            return module, decoding.call(), {"state_size": (decoding.state_bytes, "B")}
+            size = state_elements([module], query_len, seq_len)
+            known = {
+                "state_size": (decoding.state_bytes, "B"),
+                "state_elements": (size, "elements"),
+            }
+            return module, decoding.call(), known
         weights: Values = {"weights_memory": (weight_bytes(module) / MIB, "MiB")}
         known = weights if name == self.passes[0] else {}
         return module, SIMPLE[name](module, *inputs), known

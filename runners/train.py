@@ -23,9 +23,11 @@ from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory, factory, mechanism
 from attentions.softmax.softmax import SoftmaxAttention
 from runners import devices
+from runners.analysis.analyses import add_analyses, check
 from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
+from runners.state_size import add_state_elements
 from runners.step_times import add_step_times
 from tasks.base import AttentionSlots, Task
 from tasks.data import TaskData
@@ -37,6 +39,7 @@ def measure(run: Run) -> None:
     Each part is recorded before the next begins, which may fail.
     """
     config = run.config
+    check(config.run.get("analyses") or ())
     attention = factory(config.attention)
     _check_patterns(config)
     device = devices.find(config.device)
@@ -54,6 +57,7 @@ def measure(run: Run) -> None:
     run.labels |= {"device": device.type, "dtype": str(trainer.precision)}
     run.labels |= {"world_size": trainer.world_size}
     _add_parameters(run, model)
+    add_state_elements(run, model, data.facts)
     try:
         try:
             _fit(trainer, model, data, checkpoints)
@@ -64,6 +68,7 @@ def measure(run: Run) -> None:
     except (Diverged, UnsupportedStage):  # it would end the same way again
         _forget(run)
         raise
+    add_analyses(run, model, data)
     add_step_times(run, trainer, model, data, build)
     _forget(run)
 

@@ -127,6 +127,13 @@ class BaseConvAttention(StreamAttention):
                 memory = {"recent": last_positions(u, weight.shape[1] - 1, before)}
         return self._gate(query, convolved), State(state.position + query.shape[1], memory)
 
+    def memory_elements(self, length: int) -> int:
+        """All inputs and the filter, 2 N E; for a short one the w - 1 inputs that it sees."""
+        if self.long is not None:
+            return 2 * length * self.embed_dim
+        assert self.short is not None
+        return (self.short.shape[-1] - 1) * self.embed_dim
+
     def _input(self, query: Tensor, position: int = 0) -> Tensor:
         length = position + query.shape[1]
         max_len = length if self.long is None else self.long.max_len

@@ -137,6 +137,11 @@ class HyenaAttention(StreamAttention):
                 kept |= {f"{name}_{i}": x for name, x in past.items()}
         return self._finish(last * v), State(state.position + query.shape[1], kept)
 
+    def memory_elements(self, length: int) -> int:
+        """Inputs and filters of n - 1 long convolutions, and what the short ones of width w see."""
+        width, conv_size = self.conv.shape
+        return (conv_size - 1) * width + (self.order - 1) * 2 * length * self.embed_dim
+
     def _rows(self, query: Tensor, position: int = 0) -> Tensor:
         """What the short convolutions take, (B, L, (order + 1) E) in float32 at least."""
         assert self.max_len is not None

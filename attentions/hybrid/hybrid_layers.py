@@ -91,3 +91,7 @@ class HybridLayers(Attention):
     def prefill(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Attention.prefill`."""
         return self.part.prefill(query, state)
+
+    def memory_elements(self, length: int) -> int:
+        """Those of the mechanism of its layer."""
+        return self.part.memory_elements(length)

@@ -86,6 +86,11 @@ class BasedAttention(MultiHeadAttention):
         """phi(q) applied to the sums."""
         return _normalise(self._features(q) @ memory["sums"])
 
+    def memory_elements(self, length: int) -> int:
+        """The sums and their normaliser: H F (D + 1), with F = (d + 1) (d + 2) / 2 of key_dim d."""
+        num_features = (self.key_dim + 1) * (self.key_dim + 2) // 2
+        return self.num_heads * num_features * (self.head_dim + 1)
+
     def _features(self, x: Tensor) -> Tensor:
         """(..., key_dim) to (..., F)."""
         x = x * self.key_dim**-0.25

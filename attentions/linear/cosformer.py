@@ -88,6 +88,10 @@ class CosformerAttention(MultiHeadAttention):
         longest = self._longest("query", position + q.shape[-2])
         return self._normalise(_features(q, longest, position) @ memory["sums"])
 
+    def memory_elements(self, length: int) -> int:
+        """The sums and their normaliser: H 2 D (D + 1)."""
+        return 2 * self.embed_dim * (self.head_dim + 1)
+
     def _longest(self, what: str, length: int) -> int:
         assert self.max_len is not None
         if length > self.max_len:

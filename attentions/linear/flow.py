@@ -94,6 +94,10 @@ class FlowAttention(StreamAttention, MultiHeadAttention):
             mixed, memory = self._causal(q, k, v, state.tensors, state.position, None)
         return self._merge(mixed), State(state.position + query.shape[1], memory)
 
+    def memory_elements(self, length: int) -> int:
+        """The sums, four of keys and queries, and their weight: H (D D + 4 D + 1)."""
+        return self.embed_dim * (self.head_dim + 4) + self.num_heads
+
     def _causal(
         self,
         q: Tensor,

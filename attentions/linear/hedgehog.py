@@ -73,6 +73,10 @@ class HedgehogAttention(MultiHeadAttention):
         """phi(q) applied to the sums."""
         return self._normalise(self._features(q, self.q_map) @ memory["sums"])
 
+    def memory_elements(self, length: int) -> int:
+        """The sums and their normaliser: H 2 D (D + 1)."""
+        return 2 * self.embed_dim * (self.head_dim + 1)
+
     def _features(self, x: Tensor, weight: Tensor) -> Tensor:
         logits = x @ weight.to(x.dtype)
         both = torch.cat([logits.softmax(dim=-1), (-logits).softmax(dim=-1)], dim=-1)

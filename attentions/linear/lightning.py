@@ -98,6 +98,10 @@ class LightningAttention(MultiHeadAttention):
         q, gate = q.chunk(2, dim=1)
         return self._gate(F.silu(q) @ memory["state"], gate)
 
+    def memory_elements(self, length: int) -> int:
+        """The sums: H D D."""
+        return self.embed_dim * self.head_dim
+
     def _gate(self, mixed: Tensor, gate: Tensor) -> Tensor:
         mean_square = mixed.square().mean(dim=(1, 3), keepdim=True)
         return mixed * (mean_square + self.eps).rsqrt() * gate

@@ -65,6 +65,10 @@ class LinearAttention(MultiHeadAttention):
         """phi(q) applied to the sums."""
         return self._normalise((F.elu(q) + 1) @ memory["sums"])
 
+    def memory_elements(self, length: int) -> int:
+        """The sums and their normaliser: H D (D + 1)."""
+        return self.embed_dim * (self.head_dim + 1)
+
     def _features(self, k: Tensor, v: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         phi_k = F.elu(k) + 1
         if padding is not None:

@@ -116,6 +116,11 @@ class PerformerAttention(MultiHeadAttention):
         phi_q, floor = self._query_features(q)  # not added: that would be a second such tensor
         return _normalise(phi_q @ sums + floor * sums.sum(dim=-2, keepdim=True))
 
+    def memory_elements(self, length: int) -> int:
+        """The sums, their normaliser and their scale: H (R (D + 1) + 1)."""
+        num_features = self.features.shape[1]
+        return self.num_heads * (num_features * (self.head_dim + 1) + 1)
+
     def _query_features(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, M, D) to (B, H, M, R), each query's largest being 1, and eps of that (B, H, M, 1).
 

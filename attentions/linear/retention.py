@@ -126,6 +126,10 @@ class RetentionAttention(MultiHeadAttention):
             q = self._rotate(q, torch.arange(position, end, device=q.device, dtype=q.dtype)[None])
         return self._gate(q @ memory["state"], gate)
 
+    def memory_elements(self, length: int) -> int:
+        """The sums, with values x times as wide: x H D D."""
+        return self.value_expansion * self.embed_dim * self.head_dim
+
     def _gate(self, retained: Tensor, gate: Tensor) -> Tensor:
         """Scale, norm and gate: (B, H, M, value_expansion D) to (B, value_expansion H, M, D)."""
         scaled = retained * self.head_dim**-0.5

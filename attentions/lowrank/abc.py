@@ -91,6 +91,11 @@ class AbcAttention(MultiHeadAttention):
         """Softmax over the slots."""
         return F.scaled_dot_product_attention(q, memory["k"], memory["v"])
 
+    def memory_elements(self, length: int) -> int:
+        """R slots of keys and of values, and a weight for each: 2 R (E + H)."""
+        num_slots = self.key_control.shape[1]
+        return 2 * num_slots * (self.embed_dim + self.num_heads)
+
 
 def _slots(x: Tensor, logits: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Means of x (B, H, N, D) weighted by softmax(logits (B, H, N, R)) over N, and its log sum."""

@@ -188,6 +188,12 @@ class CoreContextAttention(MultiHeadAttention):
             state = self._with_cores(state, self._queries(whole), *self._keys_and_values(whole))
         return output, state
 
+    def memory_elements(self, length: int) -> int:
+        """The cores; in causal self also what no core holds: 2 (N / g + w + g - 1) E."""
+        if self.pattern.is_cross:  # with a core for the last group, whole or not
+            return self.num_kv(-(-length // self.group_size))
+        return self.num_kv(length // self.group_size + self.window + self.group_size - 1)
+
     def _with_cores(self, state: State, q: Tensor, k: Tensor, v: Tensor) -> State:
         """The state with the cores of groups that have just ended, q, k, v (B, H, whole g, D)."""
         core_k, core_v, _ = self._cores(q, k, v, None)

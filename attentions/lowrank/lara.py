@@ -88,6 +88,10 @@ class LaraAttention(MultiHeadAttention):
         weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         return weights @ memory["values"]
 
+    def memory_elements(self, length: int) -> int:
+        """R directions with their values and weights: R (2 E + H)."""
+        return self.num_landmarks * (2 * self.embed_dim + self.num_heads)
+
     def _propose(
         self, pooled: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None
     ) -> dict[str, Tensor]:

@@ -88,6 +88,10 @@ class LinformerAttention(MultiHeadAttention):
         """Softmax over the projected keys."""
         return F.scaled_dot_product_attention(q, memory["k"], memory["v"])
 
+    def memory_elements(self, length: int) -> int:
+        """R projected keys and values: 2 R E."""
+        return self.num_kv(len(self.key_proj_len))
+
     def _project(self, context: Tensor, padding: Tensor | None) -> dict[str, Tensor]:
         """The projected keys and values (B, H, proj_len, D) of the whole context (B, N, E).
 

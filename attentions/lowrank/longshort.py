@@ -264,6 +264,12 @@ class LongShortAttention(MultiHeadAttention):
         near = near + self.content_bias.to(q.dtype) @ near_k.mT
         return masked_attention(q, k, v, bias=torch.cat([far, near], dim=-1))
 
+    def memory_elements(self, length: int) -> int:
+        """The last w keys, logits and values, and R pairs a chunk: w (2 E + H R) + 2 R N / c E."""
+        room, num_chunks = max(self.window, self.chunk_size), length // self.chunk_size
+        recent = room * (2 * self.embed_dim + self.num_heads * self.rank)
+        return recent + self.num_kv(num_chunks * self.rank)
+
     def _summary(
         self, k: Tensor, v: Tensor, logits: Tensor, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

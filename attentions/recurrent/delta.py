@@ -125,6 +125,13 @@ class DeltaRuleAttention(StreamAttention):
             mixed, memory = self._recur(rows | self._writings(query), state.tensors)
         return self._finish(mixed, query), State(state.position + query.shape[1], memory)
 
+    def memory_elements(self, length: int) -> int:
+        """H D x D with values x times as wide, and what the convolutions, of width w, see."""
+        value_dim = self.v_proj.out_features
+        # In causal cross the keys and values are of the context, which is over.
+        convolved = self.embed_dim if self.pattern.is_cross else 2 * self.embed_dim + value_dim
+        return self.head_dim * value_dim + (self.conv_size - 1) * convolved
+
     def _queries(self, x: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
         return _all_in_full({"q": self.q_proj(x)}, padding)
 

@@ -107,6 +107,10 @@ class GatedLinearAttention(MultiHeadAttention):
         q, gate = q.split([self.key_dim, self.head_dim], dim=-1)
         return self._finish(q @ memory["state"], gate)
 
+    def memory_elements(self, length: int) -> int:
+        """The state: H F D."""
+        return self.key_dim * self.embed_dim
+
     def _finish(self, mixed: Tensor, gate: Tensor) -> Tensor:
         scaled = mixed * self.key_dim**-0.5
         normed = F.rms_norm(scaled, self.norm.shape, self.norm.to(mixed.dtype), self.eps)

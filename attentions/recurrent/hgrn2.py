@@ -94,6 +94,10 @@ class Hgrn2Attention(MultiHeadAttention):
         """silu(q) applied to the state."""
         return self._norm(F.silu(q) @ memory["state"])
 
+    def memory_elements(self, length: int) -> int:
+        """The state: H D D."""
+        return self.head_dim * self.embed_dim
+
     def _norm(self, mixed: Tensor) -> Tensor:
         return mixed * (mixed.square().mean(dim=(1, 3), keepdim=True) + self.eps).rsqrt()
 

@@ -114,6 +114,11 @@ class Mamba2Attention(StreamAttention):
         memory = {"ssm": after, "recent": last_positions(xbc, self.conv_size - 1, before)}
         return self._finish(y, z), State(state.position + query.shape[1], memory)
 
+    def memory_elements(self, length: int) -> int:
+        """The state, x E N, and (w - 1) (x E + 2 N) that the convolution sees."""
+        inner, convolved, _ = self.widths
+        return inner * self.state_dim + (self.conv_size - 1) * convolved
+
     def _project(
         self, query: Tensor, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -117,6 +117,10 @@ class S4dAttention(StreamAttention):
         out = self.attend(query, query) if y is None else self._finish(y.flatten(1)[:, None])
         return out, State(state.position + query.shape[1], {"x": torch.view_as_real(x)})
 
+    def memory_elements(self, length: int) -> int:
+        """N / 2 complex numbers per channel: E N."""
+        return self.embed_dim * 2 * self.frequency.shape[1]
+
     def _modes(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """step A (E, N / 2), and 2 C B (directions, channels, E, N / 2)."""
         log_step, log_decay, frequency, c = (

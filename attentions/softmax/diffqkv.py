@@ -130,6 +130,10 @@ class DiffQKVAttention(MultiHeadAttention):
             ~memory["padding"][:, None, None, :] if "padding" in memory else None,
         )
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: N D for each head of keys and each head of values."""
+        return self.num_kv(length)
+
 
 def _share(x: Tensor, num_heads: int) -> Tensor:
     """(B, heads, N, D) to (B, num_heads, N, D), each head as often as queries read it."""

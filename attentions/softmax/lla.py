@@ -94,6 +94,10 @@ class LocalLinearAttention(MultiHeadAttention):
         k, v = (memory[name][:, :, :length] for name in ("k", "v"))
         return self._regress(q, k, v, memory.get("padding"), is_causal=False)
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
+
     def _regress(
         self, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None, is_causal: bool
     ) -> Tensor:

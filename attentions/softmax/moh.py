@@ -141,6 +141,10 @@ class MixtureOfHeadAttention(MultiHeadAttention):
         )
         return heads * self._route(logits)[0].to(heads.dtype)
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
+
     def _route(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gates of all heads (B, H, M, 1).
 

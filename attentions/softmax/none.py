@@ -30,3 +30,7 @@ class NoAttention(StreamAttention):
     def decode(self, query: Tensor, state: State) -> tuple[Tensor, State]:
         """Zeros of the query's shape (B, M, E)."""
         return torch.zeros_like(query), State(state.position + query.shape[1])
+
+    def memory_elements(self, length: int) -> int:
+        """Nothing."""
+        return 0

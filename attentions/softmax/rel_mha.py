@@ -93,5 +93,9 @@ class RelativeAttention(MultiHeadAttention):
         bias = projected @ distance_sinusoids(position, 0, self.embed_dim, q).mT
         return masked_attention(q + self.content_bias.to(q.dtype), k, v, bias=bias)
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
+
     def _distance_query(self, q: Tensor) -> Tensor:
         return (q + self.distance_bias.to(q.dtype)) * self.head_dim**-0.5

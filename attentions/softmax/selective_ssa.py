@@ -84,6 +84,10 @@ class SelectiveAttention(MultiHeadAttention):
             ~memory["padding"][:, None, None, :] if "padding" in memory else None,
         )
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
+
 
 def _temper(x: Tensor, token: Tensor, alpha: Tensor, position: int = 0) -> Tensor:
     """tau(x) * x for queries or values x (B, H, L, D) that stand at `position` and after."""

@@ -114,6 +114,10 @@ class SoftmaxAttention(MultiHeadAttention):
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E, or 2 N D per head of keys where these are shared."""
+        return self.num_kv(length)
+
     def _bias(self, q: Tensor, k: Tensor, position: int = 0) -> Tensor | None:
         if not self.alibi:
             return None

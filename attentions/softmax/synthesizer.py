@@ -76,6 +76,10 @@ class Synthesizer(MultiHeadAttention):
         length = None if self.pattern.is_cross else position + q.shape[-2]
         return self._weigh(q, memory["v"][:, :, :length], position, memory.get("padding"))
 
+    def memory_elements(self, length: int) -> int:
+        """All values: N E."""
+        return length * self.embed_dim
+
     def _weigh(
         self,
         q: Tensor,

@@ -143,6 +143,10 @@ class BigBirdAttention(MultiHeadAttention):
         k, v = memory["k"].gather(2, rows), memory["v"].gather(2, rows)
         return masked_attention(q, k, v, keys <= position)
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
+
     def _table(self, length: int, num_blocks: Tensor) -> Tensor:
         """Which of `length` blocks see which: bool (1 or B, H, length, length)."""
         row = torch.arange(length, device=num_blocks.device)

@@ -106,3 +106,7 @@ class BlockLocalAttention(MultiHeadAttention):
         """Softmax over the slots of this block; those after them hold the block before it."""
         filled = position % self.block_size + 1
         return masked_attention(q, memory["k"][:, :, :filled], memory["v"][:, :, :filled])
+
+    def memory_elements(self, length: int) -> int:
+        """One block of keys and values: 2 b E."""
+        return self.num_kv(self.block_size)

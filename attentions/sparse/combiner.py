@@ -146,6 +146,10 @@ class CombinerAttention(MultiHeadAttention):
         output, state = super().prefill(query, state)
         return output, self._remember(query, state)
 
+    def memory_elements(self, length: int) -> int:
+        """A span of queries, keys and values, and a pair for each whole one: (3 s + 2 N / s) E."""
+        return (3 * self.span_size + 2 * (length // self.span_size)) * self.embed_dim
+
     def _remember(self, query: Tensor, state: State) -> State:
         """Put the queries beside the keys and values, and sum up the spans that are complete."""
         q, size, position = self._heads(self.q_proj, query), self.span_size, state.position

@@ -131,6 +131,10 @@ class LandmarkAttention(MultiHeadAttention):
         allowed = ~is_own[:, None] | (torch.arange(size, device=q.device) <= inside)
         return self._attend(q, k, v, allowed, is_own, None)
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
+
     def _attend(
         self,
         q: Tensor,

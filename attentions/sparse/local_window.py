@@ -103,3 +103,7 @@ class LocalWindowAttention(MultiHeadAttention):
         """Softmax over the slots filled so far; their order does not matter."""
         filled = min(self.window, position + 1)
         return masked_attention(q, memory["k"][:, :, :filled], memory["v"][:, :, :filled])
+
+    def memory_elements(self, length: int) -> int:
+        """One window of keys and values: 2 w E."""
+        return self.num_kv(self.window)

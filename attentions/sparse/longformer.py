@@ -146,6 +146,10 @@ class LongformerAttention(MultiHeadAttention):
         filled = slice(position + 1)  # a slice ends where the slots do
         return masked_attention(q, memory["k"][:, :, filled], memory["v"][:, :, filled])
 
+    def memory_elements(self, length: int) -> int:
+        """The global keys and values, and those of one window: 2 (g + w / 2 + 1) E."""
+        return self.num_kv(self.num_global + self.reach + 1)
+
 
 def _doubled(proj: nn.Linear) -> nn.Linear:
     """The projection twice, one below the other, to learn apart."""

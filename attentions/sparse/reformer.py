@@ -135,6 +135,10 @@ class ReformerAttention(MultiHeadAttention):
         seen[..., -1] = ~seen[..., :-1].any(dim=-1)
         return masked_attention(q * self.head_dim**0.5, k, v, seen[:, :, None])
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values, and a bucket for each head and round: 2 N E + N H R."""
+        return self.num_kv(length) + length * self.num_heads * self.num_rounds
+
     @torch.no_grad()
     def _hash(self, x: Tensor) -> Tensor:
         """(B, H, N, D) to bucket numbers (B, H, R, N): the places where [x R, -x R] is largest."""

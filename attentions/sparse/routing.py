@@ -182,6 +182,10 @@ class RoutingAttention(MultiHeadAttention):
         seen = seen_by_last(clusters, self.window)
         return masked_attention(self._scaled(_normalised(q)), k, v, seen[:, :, None])
 
+    def memory_elements(self, length: int) -> int:
+        """All keys and values, and a cluster for each head: 2 N E + N H."""
+        return self.num_kv(length) + length * self.num_heads
+
     def _scaled(self, q: Tensor) -> Tensor:
         """Queries whose products, once divided by sqrt D, have the scale that was asked for."""
         return q if self.scale is None else q * (self.scale * math.sqrt(self.head_dim))

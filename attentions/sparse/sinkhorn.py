@@ -153,6 +153,10 @@ class SinkhornAttention(MultiHeadAttention):
             v = torch.cat([v, memory["sorted_v"]], dim=-2)
         return masked_attention(q, k, v)
 
+    def memory_elements(self, length: int) -> int:
+        """Keys and values of all blocks of `max_len` and of a sorted one: 2 (T + 1) b E."""
+        return self.num_kv((self.max_blocks + 1) * self.block_size)
+
     def _check_length(self, length: int) -> None:
         assert self.max_len is not None
         if length > self.max_len:

@@ -148,6 +148,10 @@ class FixedSparseAttention(_SparseTransformer):
         )
         return masked_attention(q, k, v)
 
+    def memory_elements(self, length: int) -> int:
+        """One block of keys and values, and the summaries so far: 2 (l + c N / l) E."""
+        return self.num_kv(self.stride + self._num_summaries(length))
+
     def _num_summaries(self, position: int) -> int:
         """How many summary columns stand before `position`."""
         blocks, rest = divmod(position, self.stride)
@@ -239,6 +243,10 @@ class StridedSparseAttention(_SparseTransformer):
             for name in ("k", "v")
         )
         return masked_attention(q, k, v)
+
+    def memory_elements(self, length: int) -> int:
+        """All keys and values: 2 N E."""
+        return self.num_kv(length)
 
 
 def _with_neighbours(x: Tensor, both: bool) -> Tensor:

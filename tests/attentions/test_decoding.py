@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attentions.base import Attention, Pattern, State
+from attentions.base import Attention, Pattern, State, UnsupportedPattern
 from tests.attentions.claims import (
     CLAIMS,
     EMBED_DIM,
@@ -61,9 +61,63 @@ def test_state_has_the_size_that_it_promises(name: str, pattern: Pattern) -> Non
     keeps_all = getattr(facts(name), "STATE_GROWS", False)
     for state in (last, prefilled):
         assert (state.num_bytes > size) == (keeps_all and context is None)
+    # Steps carry what a prefill does, but for the room of a buffer that doubles when it is full.
+    assert last.tensors.keys() == prefilled.tensors.keys()
+    for name, tensor in prefilled.tensors.items():
+        assert tensor.numel() <= last.tensors[name].numel() <= 2 * tensor.numel()
     if context is not None:
         longer = attention.init_state(2, draw(0, 2, 3 * context.shape[1], EMBED_DIM))
         assert (longer.num_bytes > size) == keeps_all
+
+
+LENGTHS = (1, 63, 64, 65, 130)
+"""Around the border of a block of 64, and of whatever has half or a fourth of that."""
+
+
+@each_causal_claim
+def test_state_has_as_many_elements_as_its_formula_says(name: str, pattern: Pattern) -> None:
+    attention = build(name, pattern)
+    query, context = inputs(pattern, max(LENGTHS))
+    for length in LENGTHS:
+        # In causal cross it is the context that is absorbed, whatever number of queries.
+        given = None if context is None else draw(2, 2, length, EMBED_DIM)
+        asked = query[:, : length if context is None else 2]
+        _, state = attention.prefill(asked, attention.init_state(2, given))
+        expected = attention.state_elements(asked.shape[1], None if given is None else length)
+        assert elements(state) == 2 * expected
+
+
+def test_a_short_convolution_carries_what_it_still_sees() -> None:
+    attention = build("base_conv", Pattern.CAUSAL_SELF, kernel_size=4)
+    query, _ = inputs(Pattern.CAUSAL_SELF, 9)
+    _, state = attention.prefill(query, attention.init_state(2))
+    assert elements(state) == 2 * attention.state_elements(9) == 2 * 3 * EMBED_DIM
+
+
+def elements(state: State) -> int:
+    return sum(tensor.numel() for tensor in state.tensors.values())
+
+
+@each([claim for claim in CLAIMS if not claim[1].is_causal])
+def test_noncausal_patterns_have_no_size_of_a_state(name: str, pattern: Pattern) -> None:
+    with pytest.raises(UnsupportedPattern, match=f"has no {pattern} .only causal patterns decode"):
+        build(name, pattern).state_elements(4)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lengths", "message"),
+    [
+        (Pattern.CAUSAL_SELF, (4, 4), "causal_self takes no context_len, got 4"),
+        (Pattern.CAUSAL_CROSS, (4,), "causal_cross needs a context_len, got None"),
+        (Pattern.CAUSAL_SELF, (0,), "num_tokens must be positive, got 0"),
+        (Pattern.CAUSAL_CROSS, (4, 0), "context_len must be positive, got 0"),
+    ],
+)
+def test_bad_lengths_of_a_state_raise(
+    pattern: Pattern, lengths: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("softmax", pattern).state_elements(*lengths)
 
 
 @each_causal_claim

@@ -131,7 +131,7 @@ def test_every_pass_at_every_length_is_measured_beside_the_baseline(pattern: Pat
     names = passes.PASSES if pattern.is_causal else ("forward", "forward_backward")
     parts = ("time", "time_iqr", "time_calls", "memory", "flops")
     metrics = {f"{name}_{part}" for name in names for part in parts} | {"weights_memory"}
-    metrics |= {"state_size"} if pattern.is_causal else set()
+    metrics |= {"state_size", "state_elements"} if pattern.is_causal else set()
     ratios = {f"{name}_time_ratio" for name in names}
     lengths = (16, 32)
     assert set(rows(run, "softmax")) == {(m, n) for m in metrics for n in lengths}
@@ -305,6 +305,8 @@ def test_memory_is_what_the_call_adds() -> None:
         assert value(run, "weights_memory", n, "softmax") * 2**20 == 4 * (E * E + E) * 4
         assert value(run, "state_size", n, "softmax") == 2 * 2 * n * E * 4  # keys and values
         assert value(run, "state_size", n) == 0
+        assert value(run, "state_elements", n, "softmax") == 2 * n * E  # of one sequence
+        assert value(run, "state_elements", n) == 0
         beside_the_state = value(run, "decode_memory", n, "softmax") * 2**20 - 2 * 2 * n * E * 4
         assert 0 < beside_the_state < 2 * 16 * E * 4  # projections of one token
 

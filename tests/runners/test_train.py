@@ -47,6 +47,8 @@ def test_a_run_is_recorded_with_its_settings_place_and_numbers(
     # 4 x (16 x 16 + 16) in the attention, as softmax has
     overhead = by_name["parameter_overhead", None, None]
     assert overhead.value == 0.0
+    state = by_name["state_elements", None, None]
+    assert (state.value, state.unit, state.seq_len) == (2 * 8 * 9, "elements", 12)
 
 
 def test_settings_changed_by_hand_are_told_apart(
