@@ -11,7 +11,6 @@ In: tokens (B, N), the grey value 0 to 255 of each pixel, row by row. Out: one o
 import io
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,27 +207,30 @@ def read_folder(folder: str, split: str) -> Examples:
 
 
 def _decode(images: Any, labels: Any, source: str) -> Examples:
-    rows = list(_rows(images, labels, source))
-    return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
+    colours, checked = [], []
+    with warnings.catch_warnings(action="error"):
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+            where = f"{source}, row {row} (counted from 0)"
+            colours.append(_colours(image, where))
+            checked.append(check_label(label, 10, where))
+    return grey(np.stack(colours)).reshape(len(checked), -1), np.array(checked)
 
 
-def _rows(images: Any, labels: Any, source: str) -> Iterator[tuple[np.ndarray, int]]:
+def _colours(image: Any, where: str) -> np.ndarray:
+    """A picture's red, green and blue, uint8 (SIDE, SIDE, 3)."""
     from PIL import Image
 
-    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-        where = f"{source}, row {row} (counted from 0)"
-        content = image.get("bytes") if isinstance(image, dict) else image
-        if not isinstance(content, bytes):
-            raise ValueError(f"{where}: expected the bytes of a picture, got {content!r}")
-        try:
-            with warnings.catch_warnings(action="error"):
-                colours = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
-            raise ValueError(f"{where}: the picture cannot be read: {error}") from error
-        if colours.shape[:2] != (SIDE, SIDE):
-            height, width = colours.shape[:2]
-            raise ValueError(f"{where}: expected {SIDE} x {SIDE} pixels, got {height} x {width}")
-        yield grey(colours).ravel(), check_label(label, 10, where)
+    content = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(content, bytes):
+        raise ValueError(f"{where}: expected the bytes of a picture, got {content!r}")
+    try:
+        colours = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: the picture cannot be read: {error}") from error
+    if colours.shape[:2] != (SIDE, SIDE):
+        height, width = colours.shape[:2]
+        raise ValueError(f"{where}: expected {SIDE} x {SIDE} pixels, got {height} x {width}")
+    return colours
 
 
 def _from_binary(path: Path) -> Examples:

@@ -20,7 +20,6 @@ from tasks.lra.sources import (
     EVAL_SEED,
     LraData,
     check_label,
-    find,
     from_hub,
     hold_out,
     missing,
