@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tasks.lra.batch import Batch
-from tasks.lra.image_classification.generate import NUM_CLASSES, Settings, generate
+from tasks.lra.image_classification.generate import Settings, generate
 from tasks.lra.sources import (
     EVAL_SEED,
     LraData,
@@ -81,7 +81,8 @@ class ImageClassificationData(LraData):
             with the files of CIFAR-10's binary version. The last tenth of the training rows, by
             position, is for validation.
         max_len: Pixels, a square; 1,024 of CIFAR-10.
-        num_bars: See `generate.Settings`, as `bar_len`; for generated rows alone.
+        num_bars: See `generate.Settings`, as `bar_len` and `num_directions`; for generated rows
+            alone.
         **given: See `LraData`; of `protocol`, above.
     """
 
@@ -99,6 +100,7 @@ class ImageClassificationData(LraData):
         max_len: int = SIDE * SIDE,
         num_bars: int = 3,
         bar_len: int = 4,
+        num_directions: int = 2,
         **given: Any,
     ) -> None:
         super().__init__(source=source, max_len=max_len, **given)
@@ -107,8 +109,10 @@ class ImageClassificationData(LraData):
             raise ValueError(
                 f"{self.task}: max_len must be the number of pixels of a square, got {max_len}"
             )
+        self.num_classes = 10
         if source == "generated":
-            self.settings = Settings(self.side, num_bars, bar_len)
+            self.settings = Settings(self.side, num_bars, bar_len, num_directions)
+            self.num_classes = num_directions
         elif max_len != SIDE * SIDE:
             raise ValueError(
                 f"{self.task}: the pictures of {source} have {SIDE * SIDE} pixels, got max_len "
@@ -128,7 +132,7 @@ class ImageClassificationData(LraData):
         """Sizes."""
         return {
             "vocab_size": 256,
-            "num_classes": NUM_CLASSES if self.source == "generated" else 10,
+            "num_classes": self.num_classes,
             "max_len": self.max_len,
             "num_documents": 1,
             "grid": (self.side, self.side),
@@ -198,7 +202,8 @@ def read_folder(folder: str, split: str) -> Examples:
     """
     path = Path(folder) / f"{split}.parquet"
     if path.is_file():
-        return _decode(*parquet(path, "img|image", "label"), str(path))
+        images, labels = parquet(path, "img|image", "label")
+        return _decode(images, labels, str(path))
     paths = [Path(folder) / name for name in BINARY[split]]
     if not paths[0].is_file():
         raise missing(Path(folder), [path.name, *BINARY[split]])

@@ -1,8 +1,8 @@
 """Generated pictures for runs of seconds: which way do the bars lie?
 
-A few bright bars of the same length lie on a dark ground, all of a picture in one of four
-directions and each anywhere. Which pixels are bright says next to nothing; which are bright beside
-one another says it all.
+A few bright bars of the same length lie on a dark ground, all of a picture in one of two
+directions (or up to four) and each anywhere. Which pixels are bright says next to nothing; which
+are bright beside one another says it all.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ import numpy as np
 
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """(down, right) from one pixel of a bar to the next, by label."""
-NUM_CLASSES = len(DIRECTIONS)
 DARK, BRIGHT, NUM_SHADES, SHADE = 16, 176, 4, 16
 """The darkest value of ground and of bars, how many values there are of each, and their steps."""
 
@@ -26,16 +25,23 @@ class Settings:
         side: Pixels of a row, and rows.
         num_bars: In a picture; they may cross.
         bar_len: Their pixels.
+        num_directions: Which there are, of `DIRECTIONS`, from the first on.
 
     Raises:
-        ValueError: If a bar does not fit in, or is but a dot.
+        ValueError: If a bar does not fit in, or is but a dot, or there is nothing to tell apart.
     """
 
     side: int
     num_bars: int = 3
     bar_len: int = 4
+    num_directions: int = 2
 
     def __post_init__(self) -> None:
+        if not 2 <= self.num_directions <= len(DIRECTIONS):
+            raise ValueError(
+                f"shapes: 2 <= num_directions <= {len(DIRECTIONS)} is not so for "
+                f"{self.num_directions}"
+            )
         if self.num_bars < 1:
             raise ValueError(f"shapes: num_bars must be at least 1, got {self.num_bars}")
         if not 2 <= self.bar_len <= self.side:
@@ -61,7 +67,7 @@ def generate(seed: int | Sequence[int], count: int, settings: Settings) -> Pictu
     """Draw pictures one independently of the other."""
     rng = np.random.default_rng(seed)
     side, num_bars, bar_len = settings.side, settings.num_bars, settings.bar_len
-    labels = rng.integers(NUM_CLASSES, size=count)
+    labels = rng.integers(settings.num_directions, size=count)
     shades = SHADE * rng.integers(NUM_SHADES, size=(2, count, side * side))
     pixels = DARK + shades[0]
     down, right = np.array(DIRECTIONS)[labels].T[:, :, None]

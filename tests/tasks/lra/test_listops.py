@@ -16,7 +16,7 @@ from tasks.lra.listops.data import ListopsData, read
 from tasks.lra.listops.expressions import PAD, SYMBOLS, evaluate, nesting, parse, write
 from tasks.lra.listops.generate import Expressions, Settings, generate, length_law
 
-SHORT = {"min_len": 3, "max_len": 12, "max_depth": 3, "max_args": 4}
+SHORT: dict[str, Any] = {"min_len": 3, "max_len": 12, "max_depth": 3, "max_args": 4}
 FOLD = {"[MIN": min, "[MAX": max, "[SM": lambda values: sum(values) % 10}
 
 
