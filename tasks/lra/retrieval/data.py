@@ -71,7 +71,7 @@ class RetrievalData(LraData):
     sources = "generated or a folder with new_aan_pairs.{train,eval,test}.tsv"
 
     def __init__(
-        self, *, source: str, max_len: int = 4000, num_terms: int = 4, **given: Any
+        self, *, source: str, max_len: int = 4000, num_terms: int = 3, **given: Any
     ) -> None:
         super().__init__(source=source, max_len=max_len, **given)
         if source == "generated":

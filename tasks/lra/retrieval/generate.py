@@ -28,7 +28,7 @@ class Settings:
     """
 
     max_len: int
-    num_terms: int = 4
+    num_terms: int = 3
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_terms <= reviews.MOST_ASPECTS:

@@ -85,7 +85,7 @@ def test_what_a_rule_of_common_bytes_reaches() -> None:
     assert made.facts["num_documents"] == 2
     for rule, score in made.trivial_scores().items():
         assert score["accuracy"] < 0.65, rule
-    with pytest.raises(ValueError, match=r"1 \+ num_terms <= max_len .* 4 and max_len 4"):
-        data("generated", num_train=8, num_eval=8, max_len=4)
+    with pytest.raises(ValueError, match=r"1 \+ num_terms <= max_len .* 3 and max_len 3"):
+        data("generated", num_train=8, num_eval=8, max_len=3)
     with pytest.raises(ValueError, match=r"source must be generated or a folder"):
         data("hub")
