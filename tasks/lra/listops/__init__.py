@@ -1,0 +1,1 @@
+"""ListOps: what a nested prefix expression over digits comes to."""
