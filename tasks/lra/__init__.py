@@ -1,1 +1,1 @@
-"""Long Range Arena: classification of long sequences, generated on the spot where it can be."""
+"""Long Range Arena: sequences of 1,000 to 16,000 tokens, each to be classified."""
