@@ -1,5 +1,7 @@
 """The pixels of an image: the light of its dashes and its two markers, in grey levels."""
 
+import functools
+
 import numpy as np
 
 from tasks.lra.pathfinder.geometry import geometry
@@ -37,27 +39,26 @@ def draw(
     for dashes, stamps in ((targets, dim), (distractors, lines)):
         for row, column, stamp in dashes.swapaxes(0, 1):
             _lay(line, row, column, stamps, stamp)
-    line = line[:, pad : pad + size, pad : pad + size].astype(np.int64)
-    patches, place = _markers(size, settings.marker_radius)
-    peak = int(patches[patches.shape[0] // 2, patches.shape[1] // 2].max())
+    line = line[:, pad : pad + size, pad : pad + size]
+    patches, place, peak = _markers(size, settings.marker_radius)
+    # The quotient is that of whole numbers below 2^53, so rounding cannot change its floor.
+    brightest = line.max(axis=(1, 2), keepdims=True).astype(np.float64) * peak
+    level = (line * float(WHITE * LIGHT) / brightest).astype(np.uint8)
     pad = patches.shape[-1] // 2
-    disc = np.zeros((count, size + 2 * pad, size + 2 * pad), dtype=np.int64)
+    disc = np.zeros((count, size + 2 * pad, size + 2 * pad), dtype=np.uint8)
     flat = patches.reshape(-1, *patches.shape[2:])
     for row, column in marked.swapaxes(0, 1):
         _lay(disc, row, column, flat, place[row] * patches.shape[1] + place[column])
-    disc = disc[:, pad : pad + size, pad : pad + size]
-    brightest = line.max(axis=(1, 2), keepdims=True)
-    level = np.maximum(WHITE * line * LIGHT // (brightest * peak), WHITE * disc // peak)
-    return np.minimum(level, WHITE).astype(np.uint8)
+    return np.maximum(level, disc[:, pad : pad + size, pad : pad + size])
 
 
-_cache: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = {}
-
-
-def _markers(resolution: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    if (resolution, radius) not in _cache:
-        _cache[resolution, radius] = markers(resolution, radius)
-    return _cache[resolution, radius]
+@functools.lru_cache(maxsize=16)
+def _markers(resolution: int, radius: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Grey levels of the markers and their places, see `markers`; the intensity that is white."""
+    patches, place = markers(resolution, radius)
+    peak = int(patches[patches.shape[0] // 2, patches.shape[1] // 2].max())
+    levels = np.clip(WHITE * patches // peak, 0, WHITE).astype(np.uint8)
+    return levels, place, peak
 
 
 def _lay(

@@ -82,8 +82,9 @@ def generate(seed: int | Sequence[int], count: int, settings: Settings) -> Image
             marked = np.stack(
                 [block.tails[:, origin, each], block.heads[:, other, each]], axis=1
             )  # (2, markers, images)
-            made.images[rows] = draw(settings, margin, block.dashes, distractors, marked)
+            snakes = lanes.anchored(block.dashes)
+            made.images[rows] = draw(settings, margin, snakes, distractors, marked)
             made.markers[rows] = marked.T
             made.num_distractors[rows] = placed.sum(axis=0)
-            made.snakes[rows] = block.dashes.reshape(3, length, 2, -1).transpose(3, 2, 1, 0)
+            made.snakes[rows] = snakes.reshape(3, length, 2, -1).transpose(3, 2, 1, 0)
     return made

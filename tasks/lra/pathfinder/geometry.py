@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.lra.pathfinder.settings import Settings
-from tasks.lra.pathfinder.stamps import LIGHT, ONE, SCALE, dash, dilate, disc
+from tasks.lra.pathfinder.stamps import LIGHT, ONE, SCALE, dash, dilate
 
 DEGREES = np.arange(-180, 180)
 FULL = math.ceil(1.8 * ONE)
@@ -119,7 +119,7 @@ class Clearance:
     Attributes:
         occupied: Of the pixel of each choice, int16 (rows, K); `OUTSIDE` if there is none.
         forbidden: Bit k is set where a dash of choice k would collide, uint64 (rows,).
-        middle: From an anchor to the middle of the rows, int32 (stamps, 2).
+        corner: From an anchor to the first place that has a row, int32 (stamps, 2).
         side: See above.
         border: The first row of the border.
         border_reach: How far from the image its pivots begin.
@@ -127,7 +127,7 @@ class Clearance:
 
     occupied: np.ndarray
     forbidden: np.ndarray
-    middle: np.ndarray
+    corner: np.ndarray
     side: int
     border: int
     border_reach: int
@@ -174,7 +174,7 @@ def clearance(settings: Settings, margin: int) -> Clearance:
                 at_border[1].reshape(-1),
             ]
         ),
-        middle=(centre - far).astype(np.int32),
+        corner=(centre - far - half).astype(np.int32),
         side=side,
         border=1 + len(cut) * side**2,
         border_reach=_border_reach(margin),
@@ -279,6 +279,3 @@ def first_places(settings: Settings, margin: int) -> np.ndarray:
             f"{settings.resolution} for the shortest"
         )
     return np.array(places)
-
-
-__all__ = ["Clearance", "Geometry", "clearance", "disc", "first_places", "geometry"]

@@ -1,8 +1,9 @@
 """Snakes grown in lanes: many attempts at once, of which those that fail are dropped at each dash.
 
 A step of a lane reads one row of a table for each dash that is near (see `geometry.Clearance`), so
-nothing is drawn until the image is known to succeed. Dashes are int32 arrays (3, dashes, lanes) of
-rows and columns of their anchors and of stamps; `NOWHERE` is the row of a dash that is not there.
+nothing is drawn until the image is known to succeed. Dashes are int32 arrays (3, dashes, lanes):
+row and column of the anchor, moved by `Clearance.corner` of the stamp, and the stamp. `NOWHERE` is
+the row of a dash that is not there.
 """
 
 from typing import NamedTuple
@@ -26,6 +27,10 @@ LANES = 8192
 """Attempts at once."""
 HOPELESS = 2**22
 """Attempts without any success after which the settings are given up."""
+
+
+BITS = np.array([bin(byte).count("1") for byte in range(256)])
+"""That are set in each byte."""
 
 
 class Ends(NamedTuple):
@@ -76,7 +81,11 @@ class Lanes:
         found: list[Targets] = []
         num_found = num_tried = 0
         while num_found < count:
-            lanes = LANES if not num_found else int(1.3 * (count - num_found) * num_tried / num_found) + 512
+            lanes = (
+                LANES
+                if not num_found
+                else int(1.3 * (count - num_found) * num_tried / num_found) + 512
+            )
             lanes = min(LANES, lanes)
             found.append(self._attempt(lanes))
             num_found += found[-1].heads.shape[-1]
@@ -86,17 +95,18 @@ class Lanes:
                     f"pathfinder: contour_len {self.settings.contour_len} does not fit into "
                     f"{self.settings.resolution} pixels: none of {num_tried} pairs did"
                 )
-        return Targets(*(np.concatenate(parts, axis=-1)[..., :count] for parts in zip(*found, strict=True)))
+        return Targets(
+            *(np.concatenate(parts, axis=-1)[..., :count] for parts in zip(*found, strict=True))
+        )
 
     def _attempt(self, lanes: int) -> Targets:
         """Grow `lanes` pairs; those that succeed."""
         length = self.settings.contour_len
         tails, ends = self._seeds(lanes)
-        dashes = np.empty((3, 2 * length, lanes), dtype=np.int32)
-        heads = np.zeros((2, 2, lanes), dtype=np.int32)
+        dashes = np.empty((3, 2 * length, tails.shape[-1]), dtype=np.int32)
+        heads = np.zeros_like(tails)
         for snake in range(2):
-            dashes[:2, snake] = tails[:, snake]
-            dashes[2, snake] = self.made.stamp[ends[snake].heading]
+            dashes[:, snake] = self._dash(tails[:, snake], ends[snake].heading)
         for i in range(2, 2 * length):
             snake = i % 2
             # The newest dash of each snake is not in the way, or none could follow it.
@@ -107,9 +117,22 @@ class Lanes:
             kept = np.empty((3, 2 * length, len(alive)), dtype=np.int32)
             np.take(dashes[:, :i], alive, axis=2, out=kept[:, :i])
             dashes = kept
-            heads[:, snake] = dashes[:2, i] = head
-            dashes[2, i] = self.made.stamp[end.heading]
+            heads[:, snake] = head
+            dashes[:, i] = self._dash(head, end.heading)
         return Targets(dashes, tails, heads)
+
+    def _dash(self, anchor: np.ndarray, heading: np.ndarray) -> np.ndarray:
+        """A dash of each lane, (3, lanes)."""
+        stamp = self.made.stamp[heading]
+        return np.concatenate([anchor + self.clear.corner[stamp].T, stamp[None]])
+
+    def anchored(self, dashes: np.ndarray) -> np.ndarray:
+        """Dashes with their anchors in place of their corners; those that are not there stay so."""
+        row, _, stamp = dashes
+        moved = dashes.copy()
+        moved[:2] -= self.clear.corner[stamp].transpose(2, 0, 1)
+        moved[0, row == NOWHERE] = NOWHERE
+        return moved
 
     def _seeds(self, lanes: int) -> tuple[np.ndarray, list[Ends]]:
         """First dashes of both targets: tails int32 (2, snakes, lanes) and their ends."""
@@ -117,22 +140,24 @@ class Lanes:
             self.rng.integers(len(self.places), size=lanes)
         ].T
         first = np.stack([row + self.rng.integers(rows), column + self.rng.integers(columns)])
-        degree = self.rng.integers(360, size=lanes)
-        second = first + AROUND(self.settings.seed_distance)[degree].T
+        angle = np.radians(self.rng.integers(360, size=lanes))
+        away = self.settings.seed_distance * np.stack([np.sin(angle), np.cos(angle)])
+        second = np.rint(first + np.round(away, 9))
         headings = np.stack([heading, self.rng.integers(360, size=lanes)])
         tails = np.stack([first, second], axis=1).astype(np.int32)
-        return tails, [self._end(tails[:, i], headings[i])[0] for i in range(2)]
+        ends, inside = zip(*(self._end(tails[:, i], headings[i]) for i in range(2)), strict=True)
+        kept = np.intersect1d(*inside, assume_unique=True)
+        return tails[..., kept], [end[kept] for end in ends]
 
     def _end(self, tail: np.ndarray, heading: np.ndarray) -> tuple[Ends, np.ndarray]:
-        """The end of a first dash, and whether its head and its pivot are in the image."""
+        """The end of a first dash, and the lanes with its head and its pivot in the image."""
         head = tail + self.made.first_head[heading].T
         pivot = head + self.made.first_pivot[heading].T
-        inside = [(part >= 0) & (part < self.settings.resolution) for part in (head, pivot)]
-        return Ends(pivot, heading), np.logical_and(*inside).all(axis=0)
+        both = np.concatenate([head, pivot])
+        outside = (both < 0) | (both >= self.settings.resolution)
+        return Ends(pivot, heading), np.flatnonzero(~outside.any(axis=0))
 
-    def extend(
-        self, ends: Ends, dashes: np.ndarray
-    ) -> tuple[np.ndarray, Ends, np.ndarray]:
+    def extend(self, ends: Ends, dashes: np.ndarray) -> tuple[np.ndarray, Ends, np.ndarray]:
         """Add a dash to each lane, where one can be had.
 
         Args:
@@ -147,7 +172,7 @@ class Lanes:
         weights = self.made.weights[ends.heading]
         weights *= ONE - occupied
         weights[occupied >= OUTSIDE] = 0
-        # Beside a dash a mask overshoots 1. Such a weight is negative, and lowers the sums after it.
+        # Beside a dash a mask overshoots 1: such a weight is negative and lowers the later sums.
         sums = np.cumsum(weights, axis=1, dtype=np.int32)
         total = sums[:, -1]
         alive = np.flatnonzero(total >= 1e-4 * ONE**2)
@@ -170,11 +195,11 @@ class Lanes:
         place = (pivot + clear.border_reach).clip(0, width - 1)
         border = clear.border + place[0] * width + place[1]
         occupied, forbidden = clear.occupied.take(border, axis=0), clear.forbidden.take(border)
-        half = clear.side // 2
         for row, column, stamp in dashes.swapaxes(0, 1):
-            middle = clear.middle.take(stamp, axis=0).T
-            y, x = pivot[0] - row - middle[0] + half, pivot[1] - column - middle[1] + half
-            near = np.flatnonzero((y.view(np.uint32) < clear.side) & (x.view(np.uint32) < clear.side))
+            y, x = pivot[0] - row, pivot[1] - column
+            near = np.flatnonzero(
+                (y.view(np.uint32) < clear.side) & (x.view(np.uint32) < clear.side)
+            )
             at = 1 + (stamp[near] * clear.side + y[near]) * clear.side + x[near]
             occupied[near] = np.maximum(occupied[near], clear.occupied.take(at, axis=0))
             forbidden[near] |= clear.forbidden.take(at)
@@ -196,7 +221,7 @@ class Lanes:
         more = np.zeros((3, settings.num_distractors * length, lanes), dtype=np.int32)
         more[:2] = NOWHERE
         in_way = np.concatenate([in_way, more], axis=1)
-        room = Room(settings, self.made, in_way[:, :num_targets])
+        room = Room(settings, self.made, self.anchored(in_way[:, :num_targets]))
         placed = np.zeros((settings.num_distractors, lanes), dtype=bool)
         number, tries = np.zeros(lanes, dtype=np.int64), np.zeros(lanes, dtype=np.int64)
         active = np.arange(lanes) if settings.num_distractors else np.arange(0)
@@ -206,32 +231,33 @@ class Lanes:
             slots = num_targets + length * number[found] + np.arange(length)[:, None]
             in_way[:, slots, found] = dashes
             placed[number[found], found] = True
-            room.occupy(found, dashes)
+            room.occupy(found, self.anchored(dashes))
             tries[active] += 1
             tries[found] = settings.num_tries
             done = active[tries[active] == settings.num_tries]
             number[done] += 1
             tries[done] = 0
             active = active[number[active] < settings.num_distractors]
-        return in_way[:, num_targets:], placed
+        return self.anchored(in_way[:, num_targets:]), placed
 
     def _distractor(
         self, room: "Room", lanes: np.ndarray, in_way: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Try a distractor in each of these lanes: which of them got one, and its dashes."""
-        lanes = lanes[room.free_share(lanes) >= 0.01]
-        length = self.settings.distractor_len
+        settings = self.settings
+        lanes = lanes[room.num_free[lanes] >= 0.01 * settings.resolution**2]
+        length = settings.distractor_len
         seeded, tails, headings = self._distractor_seeds(room, lanes)
         lanes = seeded
         dashes = np.empty((3, length, len(lanes)), dtype=np.int32)
-        dashes[:2, 0], dashes[2, 0] = tails, self.made.stamp[headings]
+        dashes[:, 0] = self._dash(tails, headings)
         ends, _ = self._end(tails, headings)
         others = in_way[..., lanes]
         for i in range(1, length):
             seen = np.concatenate([others, dashes[:, : i - 1]], axis=1)
             alive, ends, head = self.extend(ends, seen)
             lanes, dashes, others = lanes[alive], dashes[..., alive], others[..., alive]
-            dashes[:2, i], dashes[2, i] = head, self.made.stamp[ends.heading]
+            dashes[:, i] = self._dash(head, ends.heading)
         return lanes, dashes
 
     def _distractor_seeds(
@@ -245,17 +271,18 @@ class Lanes:
             lanes, headings = lanes[found], headings[found]
             _, inside = self._end(tails, headings)
             got.append((lanes[inside], tails[:, inside], headings[inside]))
-            lanes = lanes[~inside]
-        lanes, tails, headings = (np.concatenate(parts, axis=-1) for parts in zip(*got, strict=True))
+            lanes = np.delete(lanes, inside)
+        lanes, tails, headings = (
+            np.concatenate(parts, axis=-1) for parts in zip(*got, strict=True)
+        )
         order = lanes.argsort()
         return lanes[order], tails[:, order], headings[order]
 
 
-def AROUND(distance: int) -> np.ndarray:
-    """A point at this distance, for each of 360 degrees, int32 (360, 2)."""
-    angle = np.radians(np.arange(360))
-    toward = np.round(distance * np.stack([np.sin(angle), np.cos(angle)], axis=1), 9)
-    return np.rint(toward).astype(np.int32)
+def check(settings: Settings) -> None:
+    """Raise ValueError if a first dash has no place, which is known when it is drawn."""
+    for margin in settings.margins:
+        first_places(settings, margin)
 
 
 class Room:
@@ -265,13 +292,13 @@ class Room:
         self.size = settings.resolution
         self.taps = made.taps
         self.cells = [np.argwhere(mask > FREE) - len(mask) // 2 for mask in made.masks]
-        self.pad = made.masks.shape[-1]
+        self.pad = made.masks.shape[-1] // 2 + 1
         lanes = dashes.shape[-1]
         side = self.size + 2 * self.pad
         self.occupied = np.ones((lanes, side, side), dtype=np.uint8)
         inner = slice(self.pad + settings.padding, -self.pad - settings.padding)
         self.occupied[:, inner, inner] = 0
-        self.inside = slice(self.pad, -self.pad)
+        self.num_free = np.empty(lanes, dtype=np.int64)
         self.occupy(np.arange(lanes), dashes)
 
     def occupy(self, lanes: np.ndarray, dashes: np.ndarray) -> None:
@@ -285,11 +312,9 @@ class Room:
             chosen = there[stamp[there] == kind]
             cells = self.cells[kind] @ (side, 1)
             flat[at[chosen][:, None] + cells] = 1
-
-    def free_share(self, lanes: np.ndarray) -> np.ndarray:
-        """The share of free cells in these lanes."""
-        inner = self.occupied[lanes, self.inside, self.inside]
-        return 1 - inner.sum(axis=(1, 2), dtype=np.int64) / self.size**2
+        inside = self.occupied[lanes, self.pad : -self.pad, self.pad : -self.pad]
+        packed = np.packbits(inside.reshape(len(lanes), self.size**2), axis=1)
+        self.num_free[lanes] = self.size**2 - BITS[packed].sum(axis=1)
 
     def draw(
         self, lanes: np.ndarray, stamps: np.ndarray, rng: np.random.Generator
@@ -305,11 +330,17 @@ class Room:
             if not len(self.taps[stamp]):
                 continue
             here = np.flatnonzero(stamps == stamp)
-            maps = self.occupied[lanes[here]]
-            blocked = np.zeros((len(here), self.size, self.size), dtype=np.uint8)
-            for y, x in self.taps[stamp] + self.pad:
-                blocked |= maps[:, y : y + self.size, x : x + self.size]
-            free = np.flatnonzero(blocked == 0)
+            side = self.occupied.shape[1]
+            maps = self.occupied[lanes[here]].reshape(len(here), -1)
+            # Whole maps are shifted, their margins too: what runs over a row is cut off below.
+            margin = self.pad * (side + 1)
+            blocked = np.zeros((len(here), side**2), dtype=np.uint8)
+            inner = blocked[:, margin:-margin]
+            for y, x in self.taps[stamp]:
+                at = margin + y * side + x
+                inner |= maps[:, at : at + inner.shape[1]]
+            blocked = blocked.reshape(-1, side, side)
+            free = np.flatnonzero(blocked[:, self.pad : -self.pad, self.pad : -self.pad] == 0)
             cells = self.size**2
             begin = np.searchsorted(free, cells * np.arange(len(here) + 1))
             num_free = np.diff(begin)

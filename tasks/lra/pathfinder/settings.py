@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
+TINY = 16
+"""A resolution of ours, which LRA does not have: one that is learnt in seconds."""
 CONTOUR_LENGTHS = {"easy": 6, "intermediate": 9, "hard": 14}
 """Dashes of a target; "hard" is what LRA calls Pathfinder and, of 128 pixels, Path-X."""
 
