@@ -110,3 +110,59 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not number:
         raise ValueError(f"{path} is empty")
+
+
+def parquet(path: Path, *columns: str) -> list[list[Any]]:
+    """Columns of a parquet file, each a list; one may go by several names: "img|image".
+
+    Raises:
+        ValueError: If it cannot be read, has no such column, or no row.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a parquet file: {error}") from error
+    found = []
+    for names in columns:
+        name = next((name for name in names.split("|") if name in table.column_names), None)
+        if name is None:
+            raise ValueError(
+                f"{path} has no column {names.replace('|', ' or ')!r}, it has: "
+                f"{', '.join(table.column_names)}"
+            )
+        found.append(table.column(name).to_pylist())
+    if not table.num_rows:
+        raise ValueError(f"{path} is empty: it has no rows")
+    return found
+
+
+def from_hub(name: str, split: str, forms: str) -> Any:
+    """A split of a data set on the Hugging Face hub.
+
+    Args:
+        name: Of the data set.
+        split: Of it.
+        forms: What `source` may be instead, in the message.
+
+    Raises:
+        ValueError: If it cannot be had.
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, split=split)
+    except OSError as error:  # no connection, or not found: both are OSErrors here
+        raise ValueError(
+            f"cannot get {name} from the Hugging Face hub ({str(error).splitlines()[0]}); "
+            f"source may also be {forms}"
+        ) from error
+
+
+def check_label(label: Any, num_classes: int, where: str) -> int:
+    """A label that is a whole number below `num_classes`; `where` names its place."""
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
+        raise ValueError(f"{where}: expected a label of 0 to {num_classes - 1}, got {label!r}")
+    return label

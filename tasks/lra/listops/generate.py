@@ -86,7 +86,8 @@ class Settings:
             raise ValueError(
                 f"listops: of the expressions of max_depth {self.max_depth} and max_args "
                 f"{self.max_args} a share of {max(share, 0.0):.1e} has between min_len "
-                f"{self.min_len} and max_len {self.max_len} tokens; it must be at least {LEAST_SHARE:.0e}"
+                f"{self.min_len} and max_len {self.max_len} tokens; it must be at least "
+                f"{LEAST_SHARE:.0e}"
             )
 
 

@@ -1,0 +1,1 @@
+"""Image: what a grey picture shows, read pixel by pixel."""

@@ -1,0 +1,1 @@
+"""Retrieval: whether two papers, read byte by byte, cite one another."""

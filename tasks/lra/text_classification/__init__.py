@@ -1,0 +1,1 @@
+"""Text: whether a film review, read byte by byte, praises the film."""
