@@ -29,6 +29,10 @@ class Rows:
 
 
 class FakeData(TaskData):
+    train: Rows
+    validation: Rows
+    test: Rows
+
     def __init__(self, *, num_documents: int = 1, **common: Any) -> None:
         super().__init__(**common)
         self.num_documents = num_documents

@@ -109,7 +109,7 @@ def test_one_switch_is_for_the_model_and_the_data() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_can_be(path: Path) -> None:
-    params = OmegaConf.load(path).get("hydra", {}).get("sweeper", {}).get("params", {})
+    params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
     choices = {key: str(value).split(",") for key, value in params.items()}
     for group in ("task", "attention", "+experiment/lra/pretraining"):
         folder = CONF / group.lstrip("+")
