@@ -79,7 +79,8 @@ class History(Callback):
         """
         found = {k: float(v) for k, v in trainer.callback_metrics.items() if k in self.metrics}
         check_finite(found, f"validation after step {trainer.global_step}")
-        self.validations.append({"step": trainer.global_step} | found)
+        if found:  # a stage of training without scores selects nothing
+            self.validations.append({"step": trainer.global_step} | found)
         self._begin(trainer, pl_module)  # more training may follow in the same epoch
 
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tasks.backbones.positions import Kind, Positions, sinusoids
+from tasks.backbones.positions import Kind, Positions, interleaved, sinusoids
 
 
 def test_positions_are_sines_then_cosines_of_falling_frequency() -> None:
@@ -16,7 +16,17 @@ def test_positions_are_sines_then_cosines_of_falling_frequency() -> None:
             torch.testing.assert_close(table[position, [i, 4 + i]], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
+def test_interleaved_positions_are_those_of_the_paper() -> None:
+    table = interleaved(50, 8).double()
+    for position in (0, 1, 7, 49):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            expected = torch.tensor([math.sin(angle), math.cos(angle)], dtype=torch.float64)
+            found = table[position, [2 * i, 2 * i + 1]]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "interleaved"])
 def test_each_place_has_its_row(kind: Kind) -> None:
     positions, x = Positions(kind, 9, 8, init_std=0.5), torch.randn(2, 9, 8)
     added = positions(x) - x
@@ -37,7 +47,7 @@ def test_none_adds_nothing() -> None:
     assert torch.equal(Positions("none", 9, 8, init_std=0.5)(x), x)
 
 
-@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "none"])
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "interleaved", "none"])
 def test_beyond_max_len_is_refused(kind: Kind) -> None:
     positions = Positions(kind, 9, 8, init_std=0.5)
     with pytest.raises(ValueError, match=r"at most 9 tokens \(max_len\), got 10"):

@@ -1,0 +1,1 @@
+"""Pathfinder: are the two marked ends those of one dashed curve?"""

@@ -1,0 +1,135 @@
+"""Pathfinder as it was released: folders of PNG images with a text of metadata for each.
+
+`<root>/<set>/metadata/<k>.npy` is text in spite of its name, a line for each image: folder, file,
+number, label, continuity, lengths of the contour and of the distractors, of a dash, its thickness,
+margin, contrasts. At least one released image is an empty file, which is left out.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+SETS = {
+    "easy": "curv_baseline",
+    "intermediate": "curv_contour_length_9",
+    "hard": "curv_contour_length_14",
+}
+
+
+class Listing(NamedTuple):
+    """What the metadata say.
+
+    Attributes:
+        files: The images, in the order of the metadata.
+        labels: uint8 (files,).
+        empty: The images that are empty files, which `files` leaves out.
+    """
+
+    files: list[Path]
+    labels: Tensor
+    empty: list[Path]
+
+
+def listing(root: Path, difficulty: str) -> Listing:
+    """The images of a set, without reading them.
+
+    Raises:
+        ValueError: If a folder or an image is missing, or a line is not as it should be.
+    """
+    folder = root / SETS[difficulty]
+    texts = sorted((folder / "metadata").glob("*.npy"), key=_number)
+    if not texts:
+        raise ValueError(f"pathfinder: no file {folder / 'metadata'}/<number>.npy")
+    files, labels, empty = [], [], []
+    for text in texts:
+        try:
+            lines = text.read_text().splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"pathfinder: {text} is not the text that was released") from error
+        for number, line in enumerate(lines, start=1):
+            file, label = _parse(folder, line, f"{text}:{number}")
+            if file.stat().st_size:
+                files.append(file)
+                labels.append(label)
+            else:
+                empty.append(file)
+    return Listing(files, torch.tensor(labels, dtype=torch.uint8), empty)
+
+
+def _number(text: Path) -> tuple[int, str]:
+    return (int(text.stem), "") if text.stem.isdecimal() else (2**62, text.stem)
+
+
+def _parse(folder: Path, line: str, where: str) -> tuple[Path, int]:
+    """Image and label of a line."""
+    parts = line.split()
+    if len(parts) < 4:
+        raise ValueError(
+            f"{where}: a line must begin with folder, file, number and label, got {line!r}"
+        )
+    if parts[3] not in ("0", "1"):
+        raise ValueError(f"{where}: the label (fourth) must be 0 or 1, got {parts[3]!r}")
+    file = folder / parts[0] / parts[1]
+    if not file.is_file():
+        raise ValueError(f"{where}: {file} is missing")
+    return file, int(parts[3])
+
+
+def read(file: Path, resolution: int) -> np.ndarray:
+    """The grey levels of an image, uint8 (resolution, resolution).
+
+    Raises:
+        ValueError: If it is broken, or not such an image.
+    """
+    try:
+        with Image.open(file) as image:
+            size, mode = image.size, image.mode
+            levels = np.asarray(image) if mode == "L" else None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"pathfinder: {file} cannot be read: {error}") from error
+    if levels is None or size != (resolution, resolution):
+        raise ValueError(
+            f"pathfinder: {file} must be {resolution} x {resolution} grey pixels of 8 bits, got "
+            f"{size[0]} x {size[1]} of mode {mode}"
+        )
+    return levels
+
+
+class Released:
+    """Rows of a released set: images are read when they are asked for.
+
+    Args:
+        files: The images.
+        labels: uint8 (files,).
+        resolution: Their sides.
+    """
+
+    in_order_first = False
+
+    def __init__(self, files: list[Path], labels: Tensor, resolution: int) -> None:
+        self.files, self.labels, self.resolution = files, labels, resolution
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+        images = np.stack([read(self.files[row], self.resolution) for row in rows.tolist()])
+        found = {"images": torch.from_numpy(images).flatten(1), "labels": self.labels[rows]}
+        return found | {"markers": find_markers(images)}
+
+
+def find_markers(images: np.ndarray) -> Tensor:
+    """The middles of the two groups of the brightest pixels, float64 (images, 2, 2)."""
+    found = np.empty((len(images), 2, 2))
+    for image, markers in zip(images, found, strict=True):
+        # Markers overshoot: no line comes near to the white of their middles.
+        bright = np.argwhere(image >= 240 if (image >= 240).any() else image == image.max())
+        far = np.abs(bright - bright[0]).sum(axis=1).argmax()
+        ends = bright[[0, far]]
+        is_second = np.abs(bright[:, None] - ends).sum(axis=2).argmin(axis=1) == 1
+        markers[:] = bright[~is_second].mean(axis=0), bright[is_second | (far == 0)].mean(axis=0)
+    return torch.from_numpy(found)
