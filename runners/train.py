@@ -105,6 +105,7 @@ def _trainer(
                 mode="max" if direction == "higher" else "min",
                 patience=fit.patience,
                 check_on_train_epoch_end=False,
+                strict=False,  # a stage of training without scores is not judged
             )
         )
     given = {key: value for key, value in config.trainer.items() if value is not None}
