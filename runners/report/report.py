@@ -17,15 +17,15 @@ from runners.report import (
     cost_tables,
     costs,
     index_tables,
-    published,
     training_cost,
     verification,
 )
 from runners.report.collection import Collection, collect
 from runners.report.leaderboard import leaderboards
 from runners.report.plots import Plot, Plotter
+from runners.report.published import cab
 from runners.report.render import Table, bullets, markdown, write_csv
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from runners.report.table import COLUMNS, tidy, without_repeats
 
 OUT = "out="
@@ -99,7 +99,7 @@ def _tables(
             *index_tables.own_tables(scores),
             *index_tables.cab_tables(rows, scores),
         ],
-        "Ours beside published numbers": [published.comparison(rows, scores)],
+        "Ours beside published numbers": [cab.comparison(rows, scores)],
         "Cost": [
             *cost_tables.tables(costs.efficiencies(measured)),
             *training_cost.tables(rows),

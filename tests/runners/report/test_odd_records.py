@@ -54,6 +54,7 @@ MEASUREMENT_TAKES = {
     "seq_len": {"null", "number"},
     "step": {"null", "number"},
     "attention": {"null", "text"},
+    "rule": {"null", "text"},
     "comment": {"text"},
     "samples": {"list"},
 }

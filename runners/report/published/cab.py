@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from runners.report.leaderboard import ARROWS, NOT_RUN, estimate_of, same_words, with_ratios
+from runners.report.grid import ARROWS, NOT_RUN
+from runners.report.leaderboard import estimate_of, same_words, with_ratios
 from runners.report.render import Table
 from runners.report.statistics import notes_of
 from runners.report.table import (
@@ -23,10 +24,10 @@ from runners.report.table import (
     ROW,
     TASK,
     mark_of,
-    row_name,
+    row_names,
 )
 
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
+FOLDER = Path(__file__).resolve().parents[3] / "results" / "published"
 
 ATTENTIONS = {
     "vanilla": BASELINE,
@@ -119,7 +120,8 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         over forecasting settings are added where every one of them was run.
     """
     is_here = scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)
-    ours = scores[is_here & ~scores["dataset"].str.endswith(GENERATED)].copy()
+    is_here &= scores["rule"].eq("") & ~scores["dataset"].str.endswith(GENERATED)
+    ours = scores[is_here].copy()
     settings = rows[[*TASK, "data_settings"]].drop_duplicates(TASK)
     ours = ours.merge(settings, on=TASK, how="left")
     ours["name"] = row_names(ours)
@@ -129,11 +131,6 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     ours["metric"] = ours["metric"].map(METRICS)
     ours["backbone"] = list(map(_cab_backbone, ours["backbone"], ours["task"]))
     return pd.concat([ours, _forecasting_means(ours)], ignore_index=True)
-
-
-def row_names(frame: pd.DataFrame) -> list[str]:
-    """`row_name` of each line."""
-    return [row_name(*row) for row in frame[ROW].itertuples(index=False, name=None)]
 
 
 @cache
