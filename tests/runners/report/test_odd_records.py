@@ -89,6 +89,15 @@ KINDS = [
     pytest.param(with_measurement("seq_len", 0), False, id="no length"),
     pytest.param(with_measurement("seq_len", 2**60), False, id="endless"),
     pytest.param(with_measurement("samples", ["1"]), False, id="samples of text"),
+    pytest.param(
+        {
+            **GOOD,
+            "measurements": [GOOD["measurements"][0]]
+            + [{**GOOD["measurements"][0], "rule": "first token"}],
+        },
+        True,
+        id="a metric and its rule",
+    ),
     pytest.param(with_field("later", 1), True, id="a field of another version"),
     pytest.param(with_field("config", json.loads('{"a":' * 90 + "1" + "}" * 90)), False, id="deep"),
 ]
