@@ -8,7 +8,7 @@ set by hand, because matplotlib's own layouts draw every figure twice.
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,24 @@ def styles(rows: Iterable[Row]) -> dict[Row, Style]:
         for i, row in enumerate(own)
     }
     return looks | {row: rule_style(i) for i, row in enumerate(of_rules)}
+
+
+def restyled(looks: dict[Row, Style], rows: Iterable[Row]) -> dict[Row, Style]:
+    """The look of rows that join several of a report: each mechanism keeps its colour."""
+    of = {row[0]: look for row, look in reversed(looks.items())}
+    by_attention: dict[str, list[Row]] = {}
+    for row in sorted(set(rows)):
+        by_attention.setdefault(row[0], []).append(row)
+    return {
+        row: replace(of[attention], line=LINES[i % len(LINES)], fill=FILLS[i // len(LINES) % 4])
+        for attention, own in by_attention.items()
+        for i, row in enumerate(own)
+    }
+
+
+def marked(style: Style) -> Style:
+    """The same look with a mark at each point, of softmax and the control too."""
+    return style if style.marker else replace(style, marker="s")
 
 
 def rule_style(number: int) -> Style:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from runners.report import drawing
 from runners.report.costs import BENCH, PASSES, QUANTITIES
 from runners.report.drawing import Row, Style
+from runners.report.figures.canvas import Plot
 from runners.report.grid import ARROWS
 from runners.report.index import PERPLEXITIES
 from runners.report.leaderboard import estimate_of, same_words
@@ -30,19 +30,6 @@ SCATTER = "the median plus and minus half of the interquartile range"
 BAND = "Bands: range over seeds."
 RULE_BAR: dict[str, Any] = {"color": "white", "ec": "0.6", "hatch": "////", "lw": 0.6}
 INTERVAL: dict[str, Any] = {"ecolor": "0.15", "elinewidth": 1, "capsize": 2.5}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure that was written as PNG and SVG.
-
-    Attributes:
-        name: The stem of its files.
-        caption: One or two sentences.
-    """
-
-    name: str
-    caption: str
 
 
 class Plotter:

@@ -90,11 +90,10 @@ KINDS = [
     pytest.param(with_measurement("seq_len", 2**60), False, id="endless"),
     pytest.param(with_measurement("samples", ["1"]), False, id="samples of text"),
     pytest.param(
-        {
-            **GOOD,
-            "measurements": [GOOD["measurements"][0]]
-            + [{**GOOD["measurements"][0], "rule": "first token"}],
-        },
+        with_field(
+            "measurements",
+            [GOOD["measurements"][0] | {"rule": rule} for rule in (None, "first token")],
+        ),
         True,
         id="a metric and its rule",
     ),
