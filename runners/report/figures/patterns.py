@@ -104,7 +104,7 @@ def _best_first(cells: pd.DataFrame) -> list[Row]:
 def _curves(canvas: Canvas, task: list[str], curves: pd.DataFrame) -> Plot:
     patterns = known_patterns(curves)
     looks = {row: canvas.styles[row] for row in rows_of(curves)}
-    num_columns = min(len(patterns), 2)
+    num_columns = 2 if len(patterns) == 4 else len(patterns)
     figure, grid = drawing.panels(
         *(-(-len(patterns) // num_columns), num_columns),
         *(2.5, 1.9),

@@ -81,7 +81,7 @@ def _figure(
     caption = (
         f"{task}, {reads}: {METRIC} over the numbers in the decoding state behind a sequence, in "
         "all places under test. Points: means over seeds, joined where a mechanism has several "
-        "sizes; at 0: nothing is carried. Dotted: the best trivial rule."
+        "widths; at 0: nothing is carried. Dotted: the best trivial rule."
     )
     return canvas.finish(figure, file_name("state", pattern, task, backbone), caption, looks)
 

@@ -36,7 +36,7 @@ def published() -> pd.DataFrame:
         dataset="",
         metric="accuracy",
         direction="higher",
-        value=found["value"].astype(float) / 100,
+        value=(found["value"].astype(float) / 100).round(6),  # printed with one decimal
         attention=found["model"].map(ATTENTIONS).fillna(found["model"]),
         comment=found["comment"].fillna(""),
     )[[*beside.PLACE, "attention", "direction", "value", "source", "comment"]]
