@@ -16,6 +16,7 @@ LARGE = 1e15
 """Not to be read with all its digits."""
 RANGES = {
     "accuracy": (0.0, 1.0),
+    "macro_accuracy": (0.0, 1.0),
     "rouge1": (0.0, 100.0),
     "rouge2": (0.0, 100.0),
     "rougeLsum": (0.0, 100.0),
