@@ -339,7 +339,7 @@ def _check_measurements(measurements: Sequence[Measurement]) -> None:
         _expect(m.direction in ("", "lower", "higher"), m.direction, "direction", "lower or higher")
         _expect(m.seq_len != 0, m.seq_len, "seq_len", "at least 1")
     final = Counter(
-        (m.metric, m.split, m.seq_len, m.attention) for m in measurements if m.step is None
+        (m.metric, m.split, m.seq_len, m.attention, m.rule) for m in measurements if m.step is None
     )
     for (metric, *_), count in final.items():
         _expect(count == 1, metric, "a metric", "measured once")

@@ -7,8 +7,8 @@ import pandas as pd
 
 from runners.report.costs import PASSES, QUANTITIES, Efficiency
 from runners.report.efficiency import NEVER, Fit, interval_words, words
-from runners.report.leaderboard import NOT_RUN
-from runners.report.published import read
+from runners.report.grid import NOT_RUN
+from runners.report.published.cab import read
 from runners.report.render import Table
 from runners.report.table import BASELINE, PATTERNS, known_patterns, row_name
 

@@ -8,7 +8,7 @@ set by hand, because matplotlib's own layouts draw every figure twice.
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from runners.report.table import BASELINE, CONTROL, row_name
+from runners.report.table import BASELINE, CONTROL, RULE, row_name
 
 matplotlib.rcParams.update(
     {
@@ -70,7 +70,7 @@ class Style:
 
     colour: str
     marker: str
-    line: str
+    line: str | tuple[int, tuple[int, ...]]
     fill: str
     width: float
 
@@ -78,11 +78,14 @@ class Style:
 def styles(rows: Iterable[Row]) -> dict[Row, Style]:
     """The look of each row: a colour and a marker per mechanism, a kind of line per settings.
 
+    Trivial rules are thin and grey, with a kind of line each.
+
     No two rows look the same up to 108 mechanisms of 16 settings: a colour comes again with other
     markers, and with another kind of line first.
     """
     by_attention: dict[str, list[Row]] = {}
-    for row in sorted(set(rows)):
+    of_rules = sorted({row for row in rows if row[0].startswith(RULE)})
+    for row in sorted(set(rows).difference(of_rules)):
         by_attention.setdefault(row[0], []).append(row)
     colours, markers = {BASELINE: "#000000", CONTROL: "#8A8A8A"}, {BASELINE: "", CONTROL: ""}
     rounds = {BASELINE: 0, CONTROL: 0}
@@ -90,7 +93,7 @@ def styles(rows: Iterable[Row]) -> dict[Row, Style]:
         number, colour = divmod(i, len(COLOURS))
         colours[attention], rounds[attention] = COLOURS[colour], number
         markers[attention] = MARKERS[(colour + number) % len(MARKERS)]
-    return {
+    looks = {
         row: Style(
             colours[attention],
             markers[attention],
@@ -101,6 +104,31 @@ def styles(rows: Iterable[Row]) -> dict[Row, Style]:
         for attention, own in by_attention.items()
         for i, row in enumerate(own)
     }
+    return looks | {row: rule_style(i) for i, row in enumerate(of_rules)}
+
+
+def restyled(looks: dict[Row, Style], rows: Iterable[Row]) -> dict[Row, Style]:
+    """The look of rows that join several of a report: each mechanism keeps its colour."""
+    of = {row[0]: look for row, look in reversed(looks.items())}
+    by_attention: dict[str, list[Row]] = {}
+    for row in sorted(set(rows)):
+        by_attention.setdefault(row[0], []).append(row)
+    return {
+        row: replace(of[attention], line=LINES[i % len(LINES)], fill=FILLS[i // len(LINES) % 4])
+        for attention, own in by_attention.items()
+        for i, row in enumerate(own)
+    }
+
+
+def marked(style: Style) -> Style:
+    """The same look with a mark at each point, of softmax and the control too."""
+    return style if style.marker else replace(style, marker="s")
+
+
+def rule_style(number: int) -> Style:
+    """The look of a trivial rule, which is a line at its score."""
+    kinds = ((0, (4, 3)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (8, 2)))
+    return Style("#A0A0A0", "", kinds[number % len(kinds)], "full", 1.0)
 
 
 def label(row: Row) -> str:

@@ -10,8 +10,14 @@ for the task, and without one of the tasks none for the pattern.
 import numpy as np
 import pandas as pd
 
-from runners.report.published import ATTENTIONS, METRICS, TASKS, published_scores, read, row_names
-from runners.report.table import BASELINE, CONTROL, ROW, TASK
+from runners.report.published.cab import (
+    ATTENTIONS,
+    METRICS,
+    TASKS,
+    published_scores,
+    read,
+)
+from runners.report.table import BASELINE, CONTROL, ROW, TASK, row_names
 
 CELL = ["pattern", "task", "backbone", "dataset", "metric"]
 """What has a mean and a deviation of its own."""
@@ -27,6 +33,7 @@ def own_scores(scores: pd.DataFrame) -> pd.DataFrame:
     Of other tasks, the metric that selected the checkpoint, or every one if none did: metrics of
     one task measure much the same, and would only be counted several times.
     """
+    scores = scores[scores["rule"].eq("")]
     is_cab = scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)
     selects = scores.groupby(TASK)["is_monitored"].transform("any")
     counts = is_cab | (~scores["task"].isin(TASKS) & (scores["is_monitored"] | ~selects))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from runners.report.grid import NOT_RUN
 from runners.report.index import (
     CELL,
     PERPLEXITIES,
@@ -19,10 +20,9 @@ from runners.report.index import (
     task_indices,
     task_ratios,
 )
-from runners.report.leaderboard import NOT_RUN
-from runners.report.published import in_cab_names, row_names
+from runners.report.published.cab import in_cab_names
 from runners.report.render import Table
-from runners.report.table import BASELINE, PATTERNS, ROW, known_patterns
+from runners.report.table import BASELINE, PATTERNS, ROW, known_patterns, row_names
 
 SMALL_POPULATION = 5
 """Below this a deviation is too uncertain to let it pass without a word."""

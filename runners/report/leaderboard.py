@@ -1,130 +1,120 @@
 """One table per pattern: mechanisms by task metrics, with every run that did not end well."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from runners.report.grid import NOT_RUN, Column, Grid, Row
 from runners.report.render import Table
-from runners.report.statistics import BROKEN, Estimate, notes_of
+from runners.report.rules import NOT_ABOVE, best_rule, is_above
+from runners.report.scores import BROKEN
+from runners.report.statistics import Estimate, notes_of
 from runners.report.table import (
     BASELINE,
     CONTROL,
     MARKS,
     PATTERNS,
-    ROW,
+    RULE,
     TASK,
     known_patterns,
     row_name,
-    task_name,
 )
 
-ARROWS = {"lower": "↓", "higher": "↑"}
-NOT_RUN = "–"
-
-Row = tuple[str, ...]
-Cells = dict[tuple[Row, Row], Any]
-"""A line of the scores, by (attention, variant, setting) and (*task, metric)."""
+Ranks = Mapping[tuple[Row, Column], int]
 
 
-def leaderboards(
-    scores: pd.DataFrame, name: str = "leaderboard", title: str = "Leaderboard"
-) -> list[Table]:
+def leaderboards(scores: pd.DataFrame) -> list[Table]:
     """One table for each pattern.
 
     Args:
-        scores: From `quality`, or other `estimates`.
-        name: Starts the names of the files.
-        title: Starts the titles.
+        scores: From `quality`.
     """
     scores = with_ratios(scores)
     return [
-        _table(
-            f"{name}_{pattern}",
-            f"{title}, {PATTERNS.get(pattern, pattern)}",
-            scores[scores["pattern"] == pattern],
-        )
-        for pattern in known_patterns(scores)
+        _table(pattern, scores[scores["pattern"] == pattern]) for pattern in known_patterns(scores)
     ]
 
 
 def with_ratios(scores: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `ratio`: the mean over that of softmax in the same settings, or NaN."""
+    """Add the column `ratio`: the mean over that of softmax in the same settings, or NaN.
+
+    A rule is no mechanism and has none.
+    """
     cell = ["pattern", *TASK, "metric", "setting"]
     is_baseline = scores["attention"].eq(BASELINE) & scores["variant"].eq("")
     baseline = scores.loc[is_baseline, [*cell, "mean"]].rename(columns={"mean": "softmax"})
     joined = scores.merge(baseline, on=cell, how="left")
-    joined["ratio"] = (joined["mean"] / joined["softmax"]).where(joined["softmax"] != 0)
+    is_ratio = joined["softmax"].ne(0) & joined["rule"].eq("")
+    joined["ratio"] = (joined["mean"] / joined["softmax"]).where(is_ratio)
     return joined.drop(columns="softmax")
 
 
-def _table(name: str, title: str, scores: pd.DataFrame) -> Table:
-    of_row, of_column = _tuples(scores[ROW]), _tuples(scores[[*TASK, "metric"]])
-    cells: Cells = dict(zip(zip(of_row, of_column, strict=True), scores.itertuples(), strict=True))
-    columns = list(dict.fromkeys(of_column))
-    ranks = _ranks(columns, cells)
-    twins = {row for (row, _), score in cells.items() if _same_as(score)}  # behind their like
-    rows = sorted({row for row, _ in cells}, key=lambda r: (*_order(r, ranks), r in twins, r))
-    several = _tasks_with_several_backbones(columns)
+def _table(pattern: str, scores: pd.DataFrame) -> Table:
+    grid = Grid(scores)
+    of_rules = {row for (row, _), score in grid.cells.items() if score.rule}
+    ranks = _ranks(grid, of_rules)
+    twins = {row for (row, _), score in grid.cells.items() if score.same_as}  # behind their like
+    rows = sorted(
+        grid.rows, key=lambda row: (row in of_rules, *_order(row, ranks), row in twins, row)
+    )
     best = frozenset(
         (rows.index(row), j + 1)
-        for j, column in enumerate(columns)
-        for row in _best(column, cells, ranks)
+        for j, column in enumerate(grid.columns)
+        for row in _best(column, grid, ranks)
+        if row not in of_rules
     )
+    rules = {column: best_rule(grid.column(column)) for column in grid.columns}
     lines = [
-        [row_name(*row), *(_cell(cells.get((row, column)), row) for column in columns)]
+        [
+            row_name(*row),
+            *(_cell(grid.cells.get((row, column)), row, rules[column]) for column in grid.columns),
+        ]
         for row in rows
     ]
-    header = ["attention", *(_header(column, cells, rows, several) for column in columns)]
+    header = ["attention", *map(grid.header, grid.columns)]
     return Table(
-        name=name,
-        title=title,
+        name=f"leaderboard_{pattern}",
+        title=f"Leaderboard, {PATTERNS.get(pattern, pattern)}",
         header=header,
         lines=lines,
         best=best,
-        notes=_notes(header, lines),
+        num_apart=len(of_rules),
+        notes=[*_notes(header, lines), *_rule_notes(header[1:], lines, list(rules.values()))],
         data=scores.drop(columns="values").reset_index(drop=True),
     )
 
 
-def _tuples(frame: pd.DataFrame) -> list[Row]:
-    return list(frame.itertuples(index=False, name=None))
+def _ranks(grid: Grid, of_rules: set[Row]) -> Ranks:
+    """The rank of each cell in its column; equal means share the better one.
 
-
-def _tasks_with_several_backbones(columns: list[Row]) -> set[Row]:
-    backbones: dict[Row, set[str]] = {}
-    for *task, backbone, _ in columns:
-        backbones.setdefault(tuple(task), set()).add(backbone)
-    return {task for task, names in backbones.items() if len(names) > 1}
-
-
-def _header(column: Row, cells: Cells, rows: list[Row], several: set[Row]) -> str:
-    suite, task, dataset, task_setting, backbone, metric = column
-    among = 2 if (suite, task, dataset, task_setting) in several else 1
-    name = task_name(task, dataset, task_setting, backbone, among)
-    scores = [cells[row, column] for row in rows if (row, column) in cells]
-    unit = f" ({scores[0].unit})" if scores[0].unit else ""
-    return f"{name}|{metric}{unit} {ARROWS.get(scores[0].direction, '')}".rstrip()
-
-
-def _ranks(columns: list[Row], cells: Cells) -> dict[tuple[Row, Row], int]:
-    """The rank of each cell in its column; equal means share the better one."""
+    Mechanisms are ranked among themselves, and so are rules.
+    """
     ranks = {}
-    for column in columns:
+    for column in grid.columns:
         scores = {
             row: score
-            for (row, of), score in cells.items()
-            if of == column and score.n and score.direction
+            for row in grid.rows
+            if (score := grid.cells.get((row, column))) and score.n and score.direction
         }
         for row, score in scores.items():
             sign = 1 if score.direction == "lower" else -1
-            ranks[row, column] = 1 + sum(sign * s.mean < sign * score.mean for s in scores.values())
+            ranks[row, column] = 1 + sum(
+                sign * other.mean < sign * score.mean
+                for of, other in scores.items()
+                if (of in of_rules) == (row in of_rules)
+            )
     return ranks
 
 
-def _best(column: Row, cells: Cells, ranks: dict[tuple[Row, Row], int]) -> set[Row]:
-    """The rows with the best mean of a column, and those that read the same in print."""
-    scores = {row: cells[row, of] for row, of in ranks if of == column}
+def _best(column: Column, grid: Grid, ranks: Ranks) -> set[Row]:
+    """The mechanisms with the best mean of a column, and those that read the same in print."""
+    scores = {
+        row: score
+        for row, of in ranks
+        if of == column and not (score := grid.cells[row, column]).rule
+    }
     first = [estimate_of(score) for row, score in scores.items() if ranks[row, column] == 1]
     return {
         row
@@ -138,27 +128,25 @@ def estimate_of(score: Any) -> Estimate:
     return Estimate(score.mean, score.half_width, score.low, score.high, score.n)
 
 
-def _order(row: Row, ranks: dict[tuple[Row, Row], int]) -> tuple[float, float]:
+def _order(row: Row, ranks: Ranks) -> tuple[float, float]:
     """Rows with the most scores first, then by mean rank."""
     own = [rank for (of, _), rank in ranks.items() if of == row]
     return (-len(own), sum(own) / len(own) if own else math.inf)
 
 
-def _cell(score: Any, row: Row) -> str:
+def _cell(score: Any, row: Row, rule: Any) -> str:
     if score is None:
-        return NOT_RUN
+        return "" if row[0].startswith(RULE) else NOT_RUN
     if not score.n:
         return score.status
-    if same := _same_as(score):
-        return same_words(same)
+    if score.same_as:
+        return same_words(score.same_as)
     text = str(estimate_of(score))
+    if rule is not None and not score.rule and not is_above(score, rule):
+        text += NOT_ABOVE
     if math.isfinite(score.ratio) and row[0] != BASELINE:
         text += f" ({score.ratio:.2f}×)"
     return f"{text} [{score.failures}]" if score.failures else text
-
-
-def _same_as(score: Any) -> str:
-    return getattr(score, "same_as", "")  # costs have no such column
 
 
 def same_words(name: str) -> str:
@@ -190,4 +178,24 @@ def _notes(header: list[str], lines: list[list[str]]) -> list[str]:
         notes.append(f"{CONTROL}: the control that moves nothing between positions.")
     if any(cell == NOT_RUN for line in lines for cell in line):
         notes.append(f"{NOT_RUN}: not run.")
+    return notes
+
+
+def _rule_notes(header: list[str], lines: list[list[str]], rules: list[Any]) -> list[str]:
+    """What the rules are, and which of them stands behind the marks of each column."""
+    if not any(rules):
+        return []
+    notes = [
+        f"{RULE}…: what a rule that understands nothing reaches on the same test rows. It is no "
+        "mechanism and has no rank."
+    ]
+    reached = [
+        f"{rule.rule} ({name.replace('|', ' ')})"
+        for j, (name, rule) in enumerate(zip(header, rules, strict=True), start=1)
+        if rule is not None and any(NOT_ABOVE in line[j] for line in lines)
+    ]
+    if reached:
+        notes.append(
+            f"{NOT_ABOVE}: not above the best rule, given the interval: {'; '.join(reached)}."
+        )
     return notes

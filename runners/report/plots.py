@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from runners.report import drawing
 from runners.report.costs import BENCH, PASSES, QUANTITIES
 from runners.report.drawing import Row, Style
+from runners.report.figures.canvas import Plot
+from runners.report.grid import ARROWS
 from runners.report.index import PERPLEXITIES
-from runners.report.leaderboard import ARROWS, estimate_of, same_words
-from runners.report.published import TASKS, read
+from runners.report.leaderboard import estimate_of, same_words
+from runners.report.published.cab import TASKS, read
 from runners.report.render import file_name
+from runners.report.rules import best_rule
 from runners.report.table import BASELINE, GENERATED, PATTERNS, ROW, TASK, known_patterns, task_name
 
 LONGEST = 1.6
@@ -26,19 +28,8 @@ LONGEST = 1.6
 COST_AXES = {"time": "time per call (ms)", "memory": "peak memory (MiB)"}
 SCATTER = "the median plus and minus half of the interquartile range"
 BAND = "Bands: range over seeds."
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure that was written as PNG and SVG.
-
-    Attributes:
-        name: The stem of its files.
-        caption: One or two sentences.
-    """
-
-    name: str
-    caption: str
+RULE_BAR: dict[str, Any] = {"color": "white", "ec": "0.6", "hatch": "////", "lw": 0.6}
+INTERVAL: dict[str, Any] = {"ecolor": "0.15", "elinewidth": 1, "capsize": 2.5}
 
 
 class Plotter:
@@ -126,7 +117,8 @@ class Plotter:
 
     def _bars(self, pattern: str, task: list[str], scores: pd.DataFrame) -> Plot:
         metrics = list(dict.fromkeys(scores["metric"]))
-        order = _best_first(scores[scores["metric"] == metrics[0]])
+        by_metric = [_best_first(scores[scores["metric"] == metric]) for metric in metrics]
+        order = list(dict.fromkeys(row for rows in by_metric for row in rows))
         names = [drawing.label(row) for row in order]
         room = 0.25 + drawing.CHARACTER * max(len(_number(cell)) for cell in scores.itertuples())
         num_columns = len(metrics) if len(metrics) <= 3 else 2
@@ -151,7 +143,8 @@ class Plotter:
         return Plot(
             stem,
             f"{name}. Bars: means over seeds; points: seeds; lines: 95 % intervals, of three seeds "
-            "or more, cut where they leave the picture.",
+            "or more, cut where they leave the picture."
+            + (" Hatched: trivial rules, the best of them dotted." if scores["rule"].any() else ""),
         )
 
     def _bar_panel(self, axes: Axes, scores: pd.DataFrame, order: list[Row]) -> None:
@@ -160,14 +153,13 @@ class Plotter:
         shown = [cell for cell in cells if abs(cell[2].mean) < drawing.DRAWABLE]
         if shown:
             points = [(value, i) for i, _, cell in shown for value in cell.values]
-            colours = [self.styles[row].colour for _, row, _ in shown]
-            y, means = [i for i, _, _ in shown], [cell.mean for _, _, cell in shown]
-            axes.barh(y, means, 0.66, color=colours, alpha=0.6, lw=0)
+            for i, row, cell in shown:
+                look = RULE_BAR if cell.rule else {"color": self.styles[row].colour, "lw": 0}
+                axes.barh(i, cell.mean, 0.66, alpha=0.6, **look)
             intervals = [(i, cell) for i, _, cell in shown if cell.n > 2 and cell.low < cell.high]
             for i, cell in intervals:
                 ends = [[cell.mean - cell.low], [cell.high - cell.mean]]
-                look: dict[str, Any] = {"ecolor": "0.15", "elinewidth": 1, "capsize": 2.5}
-                axes.errorbar(cell.mean, i, xerr=ends, fmt="none", **look)
+                axes.errorbar(cell.mean, i, xerr=ends, fmt="none", **INTERVAL)
             axes.plot(*zip(*points, strict=True), "o", ms=3, mfc="white", mec="0.2", mew=0.6)
             values = [value for value, _ in points]
             highs = [cell.high for _, cell in intervals if cell.high < LONGEST * max(values)]
@@ -177,6 +169,8 @@ class Plotter:
             self._print(axes, i, cell)
             if row[0] == BASELINE and abs(cell.mean) < drawing.DRAWABLE:
                 axes.axvline(cell.mean, color="black", lw=0.9, ls=(0, (4, 3)), zorder=0.5)
+        if (best := best_rule(scores.itertuples())) and abs(best.mean) < drawing.DRAWABLE:
+            axes.axvline(best.mean, color="0.5", lw=0.9, ls=":", zorder=0.5)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.set_yticks([])
         axes.grid(axis="y", visible=False)

@@ -23,6 +23,7 @@ LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "≤": r"$\le$",
@@ -49,6 +50,7 @@ class Table:
         lines: The cells as text, a row each.
         best: (row, column) of the cells in bold.
         num_words: How many of the columns, from the left, are words and not numbers.
+        num_apart: How many of the lines, from the end, are of another kind than those above.
         notes: What the reader must know, one sentence each.
         data: The numbers in tidy form, for the CSV file.
     """
@@ -61,6 +63,7 @@ class Table:
     best: frozenset[tuple[int, int]] = frozenset()
     notes: Sequence[str] = field(default_factory=tuple)
     num_words: int = 1
+    num_apart: int = 0
 
     @property
     def stem(self) -> str:
@@ -78,13 +81,20 @@ class Table:
         """The table and its notes, without the title and without the notes in `without`."""
         header = [markdown(name.replace("|", " ")) for name in self.header]
         rows = [
-            [f"**{markdown(cell)}**" if (i, j) in self.best else markdown(cell) for j, cell in e]
-            for i, e in ((i, list(enumerate(line))) for i, line in enumerate(self.lines))
+            [self._emphasised(i, j, markdown(cell)) for j, cell in enumerate(line)]
+            for i, line in enumerate(self.lines)
         ]
         align = [":---" if j < self.num_words else "---:" for j in range(len(header))]
         body = "\n".join(f"| {' | '.join(cells)} |" for cells in (header, align, *rows))
         notes = bullets(note for note in self.notes if note not in without)
         return f"{body}\n\n{notes}\n" if notes else f"{body}\n"
+
+    def _emphasised(self, i: int, j: int, cell: str) -> str:
+        stars = "**" if (i, j) in self.best else "*" if self._is_apart(i) and cell else ""
+        return f"{stars}{cell}{stars}"
+
+    def _is_apart(self, i: int) -> bool:
+        return i >= len(self.lines) - self.num_apart
 
     def latex(self) -> str:
         """A table in the style of booktabs, with the notes under it."""
@@ -98,6 +108,8 @@ class Table:
             + r" \\"
             for i, line in enumerate(self.lines)
         ]
+        if self.num_apart:
+            rows.insert(len(rows) - self.num_apart, r"\midrule")
         return "\n".join(
             [
                 "% needs \\usepackage{booktabs}",
@@ -126,7 +138,10 @@ class Table:
                 table.add_column(escape(self._heading(j)), justify=justify, no_wrap=True)
             for i, line in enumerate(self.lines):
                 cells = [(escape(line[j]), (i, j) in self.best) for j in columns]
-                table.add_row(*(f"[bold green]{c}[/]" if best else c for c, best in cells))
+                style = "dim" if self._is_apart(i) else None
+                table.add_row(
+                    *(f"[bold green]{c}[/]" if best else c for c, best in cells), style=style
+                )
             console.print(table)
 
     def _heading(self, j: int) -> str:

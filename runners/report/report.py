@@ -17,15 +17,20 @@ from runners.report import (
     cost_tables,
     costs,
     index_tables,
-    published,
     training_cost,
     verification,
 )
 from runners.report.collection import Collection, collect
+from runners.report.figures.canvas import Canvas, Plot
+from runners.report.figures.lengths import length_figures
+from runners.report.figures.patterns import pattern_figures
+from runners.report.figures.state import state_figures
+from runners.report.figures.width import width_figures
 from runners.report.leaderboard import leaderboards
-from runners.report.plots import Plot, Plotter
+from runners.report.plots import Plotter
+from runners.report.published import cab, lra, mad, mqar
 from runners.report.render import Table, bullets, markdown, write_csv
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from runners.report.table import COLUMNS, tidy, without_repeats
 
 OUT = "out="
@@ -95,11 +100,17 @@ def _tables(
     """The tables by the section of the page."""
     found = {
         "Leaderboards": leaderboards(scores),
+        "Recall": [],
         "Compositional Index": [
             *index_tables.own_tables(scores),
             *index_tables.cab_tables(rows, scores),
         ],
-        "Ours beside published numbers": [published.comparison(rows, scores)],
+        "Ours beside published numbers": [
+            cab.comparison(rows, scores),
+            lra.comparison(scores),
+            mqar.comparison(rows, scores),
+            mad.comparison(scores),
+        ],
         "Cost": [
             *cost_tables.tables(costs.efficiencies(measured)),
             *training_cost.tables(rows),
@@ -115,11 +126,18 @@ def _figures(
 ) -> dict[str, list[Plot]]:
     """The figures by the section of the page."""
     plotter = Plotter(folder, rows)
+    canvas = Canvas(folder, plotter.styles)
     return {
         "Leaderboards": [
             *plotter.quality(scores),
             *plotter.lengths(rows),
             *plotter.learning(rows),
+        ],
+        "Recall": [
+            *pattern_figures(canvas, rows, scores),
+            *width_figures(canvas, rows, scores),
+            *state_figures(canvas, rows, scores),
+            *length_figures(canvas, rows, scores),
         ],
         "Cost": plotter.costs(costs.curves(measured)),
     }

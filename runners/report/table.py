@@ -4,16 +4,15 @@ Everything in a report is computed from this table. Runs whose settings differ a
 once, so that no later step can average them as if they were seeds.
 """
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from runners.records import Measurement, Record, printable
+from runners.records import Measurement, Record
+from runners.report.differences import Differences, data_settings, differences, flattened, one_line
 
 BASELINE = "softmax"
 CONTROL = "none"
@@ -39,13 +38,10 @@ LABELS = (
     *("suite", "task", "dataset", "backbone", "attention", "pattern"),
     *("world_size", "num_threads", "device", "dtype", "seed"),
 )
-PLACE = ("device", "dtype", "world_size", "num_threads")
-"""Where a run took place; its labels say so, its settings only what was asked for."""
-SPEED_EFFORT = ("seq_lens", "passes", "min_run_time_s", "max_call_s")
-"""How much `attnbench speed` measures: nothing that changes a cost."""
 COLUMNS = (
     *("suite", "task", "dataset", "task_setting", "backbone", "attention", "variant", "setting"),
-    *("pattern", "seq_len", "world_size", "num_threads", "device", "dtype", "seed"),
+    *("rule", "embed_dim", "pattern"),
+    *("seq_len", "world_size", "num_threads", "device", "dtype", "seed"),
     *("metric", "value", "is_nan", "unit"),
     *("direction", "split", "step", "is_baseline", "status", "error", "comment", "monitor"),
     *("run_id", "command", "git_commit", "started_at", "duration_s", "data_settings"),
@@ -54,6 +50,8 @@ COLUMNS = (
 task_setting: Settings of the task's data that differ inside this report (`horizon=48`).
 variant: Settings of the mechanism that were overridden, or that differ (`window=8`).
 setting: Any other settings that differ (`lr=0.01`).
+rule: The trivial rule that the row scores; the column attention has it too, and no mechanism then.
+embed_dim: The width of the model, where a setting of that name tells it.
 seed: That of the run; with any other that was set apart from it (`0, data.seed=1`).
 is_nan: The value is no number, as after a divergence; a value that could not be had is empty too.
 is_baseline: The row measures the baseline beside the run's own mechanism.
@@ -64,6 +62,8 @@ data_settings: Every setting of the task's data, by which a published protocol i
 SAMPLES = "samples"
 """The column of the single calls that a value is the median of, which no file repeats."""
 NOTHING = Measurement(metric="", value=None)
+RULE = "rule: "
+"""Starts the name of a trivial rule where those of mechanisms stand."""
 ROW = ["attention", "variant", "setting"]
 """What makes one line of a table."""
 TASK = ["suite", "task", "dataset", "task_setting", "backbone"]
@@ -73,60 +73,62 @@ TASK = ["suite", "task", "dataset", "task_setting", "backbone"]
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
     """The tidy table of `records`, with the columns `COLUMNS` and `SAMPLES`."""
     labels = _completed(records)
-    settings = _settings(records, labels)
+    settings = differences(records, labels)
     rows = [
         _row(record, own, told, measurement)
         for record, own, told in zip(records, labels, settings, strict=True)
-        for measurement in record.measurements or (NOTHING,)
+        for measurement in _measured(record)
     ]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, SAMPLES])
-    return frame.astype({"value": float, "seq_len": "Int64", "step": "Int64"})
+    whole = dict.fromkeys(("embed_dim", "seq_len", "step"), "Int64")
+    return frame.astype({"value": float, **whole})
+
+
+def is_own(rows: pd.DataFrame) -> pd.Series:
+    """Whether each row is of its run's own mechanism: no baseline beside it and no rule."""
+    return ~rows["is_baseline"] & rows["rule"].eq("")
+
+
+def _measured(record: Record) -> tuple[Measurement, ...]:
+    """The measurements of a run, or that it measured nothing of its own."""
+    is_empty = all(m.rule is not None for m in record.measurements)  # of which there may be none
+    return (NOTHING, *record.measurements) if is_empty else record.measurements
 
 
 def _row(
-    record: Record, labels: Mapping[str, str], told: "Settings", m: Measurement
+    record: Record, labels: Mapping[str, str], told: Differences, m: Measurement
 ) -> dict[str, Any]:
-    beside = m.attention is not None
+    beside, rule = m.attention is not None, "" if m.rule is None else one_line(m.rule) or "?"
     return {
         **labels,
         "seed": told.seed,
-        "attention": _text(m.attention) or labels["attention"],
-        "variant": "" if beside else told.variant,
-        "setting": told.setting,
+        "attention": RULE + rule if rule else one_line(m.attention) or labels["attention"],
+        "variant": "" if beside or rule else told.variant,
+        "setting": "" if rule else told.setting,
+        "rule": rule,
+        "embed_dim": told.embed_dim,
         "task_setting": told.task_setting,
         "seq_len": m.seq_len,
-        "metric": _text(m.metric),
+        "metric": one_line(m.metric),
         "value": m.value,
         "is_nan": m.value is not None and math.isnan(m.value),
         "samples": m.samples,
-        "unit": _text(m.unit),
+        "unit": one_line(m.unit),
         "direction": m.direction,
-        "split": _text(m.split),
+        "split": one_line(m.split),
         "step": m.step,
         "is_baseline": beside,
         "status": str(record.status),
-        "error": _text(record.error),
-        "comment": _text(m.comment),
+        "error": one_line(record.error),
+        "comment": one_line(m.comment),
         "monitor": told.monitor,
-        "run_id": _text(record.run_id),
-        "command": _text(record.command),
-        "git_commit": _text(record.environment.get("git_commit")),
-        "started_at": _text(record.started_at),
+        "run_id": one_line(record.run_id),
+        "command": one_line(record.command),
+        "git_commit": one_line(record.environment.get("git_commit")),
+        "started_at": one_line(record.started_at),
         "duration_s": record.duration_s,
         "data_settings": told.data_settings,
     }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the settings of one run differ from those of its neighbours, in words; see `COLUMNS`."""
-
-    seed: str
-    variant: str
-    setting: str
-    task_setting: str
-    monitor: str
-    data_settings: str
 
 
 def _completed(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -134,7 +136,7 @@ def _completed(records: Sequence[Record]) -> list[dict[str, str]]:
 
     Such a run does not know its dataset and backbone, which its place in the tables needs.
     """
-    labels = [{key: _text(record.labels.get(key)) for key in LABELS} for record in records]
+    labels = [{key: one_line(record.labels.get(key)) for key in LABELS} for record in records]
     for own, name in zip(labels, _attention_names(records), strict=True):
         own["attention"] = name
     known: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -152,7 +154,9 @@ def _completed(records: Sequence[Record]) -> list[dict[str, str]]:
 
 def _attention_names(records: Sequence[Record]) -> list[str]:
     """The name of each record's mechanism, with its module where two classes have one name."""
-    runs = [(_text(record.labels.get("attention")), _attention_class(record)) for record in records]
+    runs = [
+        (one_line(record.labels.get("attention")), _attention_class(record)) for record in records
+    ]
     classes: dict[str, set[str]] = defaultdict(set)
     for name, of in runs:
         classes[name].add(of)
@@ -163,7 +167,7 @@ def _attention_names(records: Sequence[Record]) -> list[str]:
 def _attention_class(record: Record) -> str:
     config = record.config.get("attention")
     target = config.get("_target_") if isinstance(config, Mapping) else ""
-    return _text(record.labels.get("attention_class") or target)
+    return one_line(record.labels.get("attention_class") or target)
 
 
 def _distinct(name: str, of: str, classes: set[str]) -> str:
@@ -182,132 +186,7 @@ def _distinct(name: str, of: str, classes: set[str]) -> str:
 def _identities(record: Record, labels: Mapping[str, str]) -> list[tuple[str, ...]]:
     """What two runs of one task share, the surest first: the settings of its data, its name."""
     task = (labels["suite"], labels["task"])
-    return [(*task, _data_settings(_flat(record.config))), task] if labels["task"] else []
-
-
-def _data_settings(flat: Mapping[str, str]) -> str:
-    of_data = sorted(key for key in flat if key.startswith("task.data.") and not _is_seed(key))
-    return "; ".join(
-        f"{key.removeprefix('task.data.')}={flat[key]}"
-        for key in of_data
-        if key != "task.data._target_"
-    )
-
-
-def _settings(records: Sequence[Record], labels: Sequence[Mapping[str, str]]) -> list[Settings]:
-    """Tell apart the runs whose settings differ beyond task, mechanism, pattern and seed."""
-    flats = [_telling(record, own) for record, own in zip(records, labels, strict=True)]
-    tasks = [
-        (record.command, *(own[key] for key in ("suite", "task", "dataset", "backbone")))
-        for record, own in zip(records, labels, strict=True)
-    ]
-    mechanisms = [(*task, own["attention"]) for task, own in zip(tasks, labels, strict=True)]
-    among_tasks = _differing(flats, tasks)
-    among_mechanisms = _differing(flats, mechanisms)
-    told = []
-    for record, flat, task, mechanism in zip(records, flats, tasks, mechanisms, strict=True):
-        beside = {key for key in among_tasks[task] if not key.startswith("attention.")}
-        inside = {key for key in among_mechanisms[mechanism] if key.startswith("attention.")}
-        of_data = {key for key in beside if _defines_data(key)}
-        told.append(
-            Settings(
-                seed=_seed(record),
-                variant=_words(flat, inside | _overridden(record)),
-                setting=_words(flat, beside - of_data),
-                task_setting=_words(flat, of_data),
-                monitor=_flat(record.config).get("task.fit.monitor", ""),
-                data_settings=_data_settings(_flat(record.config)),
-            )
-        )
-    return told
-
-
-def _seed(record: Record) -> str:
-    """The seed of a run, and those of its parts that are not the same."""
-    seed = _text(record.labels.get("seed"))
-    seeds = {key: value for key, value in _flat(record.config).items() if _is_seed(key)}
-    others = [f"{key.removeprefix('task.')}={seeds[key]}" for key in sorted(seeds)]
-    return ", ".join([seed, *(other for other in others if other.split("=", 1)[1] != seed)])
-
-
-def _telling(record: Record, labels: Mapping[str, str]) -> dict[str, str]:
-    """The settings in which one run may differ from another, and where it ran."""
-    flat = {k: value for k, value in _flat(record.config).items() if not _is_free(k, record)}
-    if record.status != "ok":  # perhaps it failed before it knew its device
-        return flat
-    return flat | {key: labels[key] for key in PLACE if labels[key]}
-
-
-def _defines_data(key: str) -> bool:
-    """Whether a setting makes another task, and not another way to train on the same one."""
-    return key.startswith("task.data.") and not key.endswith("batch_size")
-
-
-def _overridden(record: Record) -> set[str]:
-    """The settings of the mechanism that were changed by hand."""
-    overrides = _text(record.labels.get("variant")).split(", ")
-    names = {override.split("=", 1)[0] for override in overrides}
-    return {name for name in names if name.startswith("attention.")}
-
-
-def _differing(
-    flats: Sequence[Mapping[str, str]], groups: Sequence[tuple[str, ...]]
-) -> dict[tuple[str, ...], set[str]]:
-    """For each group, the keys that do not have one value throughout.
-
-    A setting that only some runs have differs too; a place that some lack is just not known.
-    """
-    members: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
-    for flat, group in zip(flats, groups, strict=True):
-        members[group].append(flat)
-    return {
-        group: {
-            key
-            for key in set().union(*flats)
-            if len({flat.get(key) for flat in flats if key in flat or key not in PLACE}) > 1
-        }
-        for group, flats in members.items()
-    }
-
-
-def _words(flat: Mapping[str, str], keys: set[str]) -> str:
-    """`horizon=48, past=96`; beyond three, a short hash stands for the rest."""
-    present = sorted(key for key in keys if key in flat and key != "attention._target_")
-    leaves = [key.rsplit(".", 1)[-1] for key in present]
-    named = [
-        f"{leaf if leaves.count(leaf) == 1 else key}={flat[key]}"
-        for key, leaf in zip(present, leaves, strict=True)
-    ]
-    if len(named) <= 3:
-        return ", ".join(named)
-    rest = hashlib.sha256(", ".join(named[2:]).encode()).hexdigest()[:4]
-    return ", ".join([*named[:2], f"+{len(named) - 2} more ({rest})"])
-
-
-def _is_seed(key: str) -> bool:
-    return key.rsplit(".", 1)[-1] == "seed"
-
-
-def _is_free(key: str, record: Record) -> bool:
-    """Whether runs may differ in this and still be one and the same measurement, repeated."""
-    head = key.split(".", 1)[0]
-    is_effort = record.command == "speed" and key in SPEED_EFFORT
-    return _is_seed(key) or head in ("run", "pattern") or key in PLACE or is_effort
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `task.model.lr -> 0.001`."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = _text(value)
-    return flat
-
-
-def _text(value: object) -> str:
-    return "" if value is None else printable(" ".join(str(value).split()))
+    return [(*task, data_settings(flattened(record.config))), task] if labels["task"] else []
 
 
 def without_repeats(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -319,7 +198,7 @@ def without_repeats(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     Args:
         rows: The tidy table.
     """
-    runs = rows[rows["command"].eq("train") & ~rows["is_baseline"]].drop_duplicates("run_id")
+    runs = rows[rows["command"].eq("train") & is_own(rows)].drop_duplicates("run_id")
     runs = runs.assign(ended=runs["status"].isin(["ok", "diverged"]))
     runs = runs.sort_values(["ended", "started_at"], kind="stable")
     cell = ["pattern", *TASK, *ROW, "seed"]
@@ -339,6 +218,11 @@ def row_name(attention: str, variant: str = "", setting: str = "") -> str:
     """How one line of a table is called: `local_window (window=8, lr=0.01)`."""
     told = ", ".join(part for part in (variant, setting) if part)
     return f"{attention} ({told})" if told else attention
+
+
+def row_names(frame: pd.DataFrame) -> list[str]:
+    """`row_name` of each line."""
+    return [row_name(*row) for row in frame[ROW].itertuples(index=False, name=None)]
 
 
 def task_name(

@@ -5,24 +5,17 @@ no time is divided by that of another run, and none is ranked.
 """
 
 import math
-from typing import Any
 
 import pandas as pd
 
-from runners.report.leaderboard import ARROWS, NOT_RUN, estimate_of
+from runners.report.grid import NOT_RUN, Column, Grid, Row
+from runners.report.leaderboard import estimate_of
 from runners.report.render import Table
-from runners.report.statistics import estimates, notes_of
-from runners.report.table import (
-    BASELINE,
-    PATTERNS,
-    ROW,
-    TASK,
-    known_patterns,
-    row_name,
-    task_name,
-)
+from runners.report.scores import estimates
+from runners.report.statistics import notes_of
+from runners.report.table import BASELINE, PATTERNS, known_patterns, row_name
 
-METRICS = ("step_time", "peak_memory", "parameters", "parameter_overhead")
+METRICS = ("step_time", "peak_memory", "parameters", "parameter_overhead", "state_elements")
 RATIOS = {"step_time": "step_time_ratio"}
 """Where the ratio of a metric to the baseline's stands, if they were measured in turns."""
 
@@ -41,42 +34,29 @@ def tables(rows: pd.DataFrame) -> list[Table]:
 
 
 def _table(pattern: str, found: pd.DataFrame) -> Table:
-    keys = zip(_tuples(found[ROW]), _tuples(found[[*TASK, "metric"]]), strict=True)
-    cells: dict[Any, Any] = dict(zip(keys, found.itertuples(), strict=True))
-    shown = found[found["metric"].isin(METRICS)]
-    columns = list(dict.fromkeys(_tuples(shown[[*TASK, "metric"]])))
-    backbones = shown.groupby(TASK[:-1])["backbone"].nunique().to_dict()
-    rows = sorted({row for row, _ in cells})
-    lines = [[row_name(*row), *(_cell(cells, row, column) for column in columns)] for row in rows]
-    header = []
-    for suite, *task, metric in columns:
-        of = shown[shown["metric"] == metric].iloc[0]
-        unit = f" ({of['unit']})" if of["unit"] else ""
-        name = task_name(*task, among=backbones[suite, *task[:-1]])
-        header.append(f"{name}|{metric}{unit} {ARROWS.get(of['direction'], '')}".rstrip())
+    grid = Grid(found)
+    columns = [column for column in grid.columns if column[-1] in METRICS]
+    lines = [
+        [row_name(*row), *(_cell(grid, row, column) for column in columns)] for row in grid.rows
+    ]
     return Table(
         name=f"training_cost_{pattern}",
         title=f"Cost of training, {PATTERNS.get(pattern, pattern)}",
-        header=["attention", *header],
+        header=["attention", *map(grid.header, columns)],
         lines=lines,
         notes=_notes(lines),
         data=found.drop(columns="values").reset_index(drop=True),
     )
 
 
-def _tuples(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    return list(frame.itertuples(index=False, name=None))
-
-
-def _cell(cells: dict[Any, Any], row: tuple[str, ...], column: tuple[str, ...]) -> str:
-    score = cells.get((row, column))
+def _cell(grid: Grid, row: Row, column: Column) -> str:
+    score = grid.cells.get((row, column))
     if score is None:
         return NOT_RUN
     if not score.n:
         return score.status
     text = str(estimate_of(score))
-    *task, metric = column
-    ratio = cells.get((row, (*task, RATIOS.get(metric, ""))))
+    ratio = grid.cells.get((row, (*column[:-1], RATIOS.get(column[-1], ""))))
     if ratio is not None and math.isfinite(ratio.mean) and row[0] != BASELINE:
         text += f" ({ratio.mean:.2f}×)"
     return f"{text} [{score.failures}]" if score.failures else text

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from runners.report.table import BASELINE, CONTROL, ROW, TASK, row_name
+from runners.report.table import BASELINE, CONTROL, ROW, TASK, is_own, row_name
 
 NUM_TELLING = 3
 """How many different scores must agree: an accuracy of 1.0 that two reach says nothing."""
@@ -30,7 +30,7 @@ def twins(rows: pd.DataFrame) -> pd.DataFrame:
         among them. That line itself is not in the table.
     """
     is_score = rows["split"].isin(["validation", "test"]) & rows["direction"].ne("")
-    is_run = rows["command"].eq("train") & rows["status"].eq("ok") & ~rows["is_baseline"]
+    is_run = rows["command"].eq("train") & rows["status"].eq("ok") & is_own(rows)
     scores = rows[is_score & is_run]
     found = []
     for cell, of_cell in scores.groupby(CELL, sort=False):

@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from runners.report.leaderboard import NOT_RUN
-from runners.report.published import row_names
+from runners.report.grid import NOT_RUN
 from runners.report.render import Table
-from runners.report.table import PATTERNS, ROW, known_patterns
+from runners.report.table import PATTERNS, ROW, is_own, known_patterns, row_names
 
 NUM_NAMED = 3
 """How many of the runs that share a fate are named at the top of the page."""
@@ -56,6 +55,7 @@ def _cell(checks: pd.DataFrame) -> str:
 
 def divergences(rows: pd.DataFrame) -> list[str]:
     """A line for the runs that diverged, and one for those that ended well with no finite score."""
+    rows = rows[is_own(rows)]
     is_score = rows["split"].eq("test") & rows["step"].isna()
     is_broken = rows["status"].eq("ok") & is_score & (rows["is_nan"] | np.isinf(rows["value"]))
     return [
@@ -77,7 +77,7 @@ def _named(fate: str, rows: pd.DataFrame) -> list[str]:
 
 def endings(rows: pd.DataFrame) -> Table | None:
     """Every run that did not end well, those of one reason together; None if there is none."""
-    bad = rows[rows["status"].ne("ok")].drop_duplicates("run_id").copy()
+    bad = rows[rows["status"].ne("ok") & is_own(rows)].drop_duplicates("run_id").copy()
     if bad.empty:
         return None
     bad["name"] = row_names(bad)

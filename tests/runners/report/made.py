@@ -22,6 +22,7 @@ def train(
     dataset: str | None = "mqar",
     backbone: str | None = "Mqar",
     directions: Mapping[str, str] | None = None,
+    rules: Mapping[str, Mapping[str, float]] | None = None,
     status: Status = Status.OK,
     error: str = "",
     settings: Mapping[str, Any] | None = None,
@@ -51,6 +52,11 @@ def train(
     measurements = [
         Measurement(name, value, direction=directions.get(name, _direction(name)), split="test")
         for name, value in (scores or {}).items()
+    ]
+    measurements += [
+        Measurement(name, value, direction=_direction(name), split="test", rule=rule)
+        for rule, of in (rules or {}).items()
+        for name, value in of.items()
     ]
     labels = {
         "suite": suite,

@@ -19,7 +19,7 @@ from runners.report.efficiency import (
     median_limits,
     words,
 )
-from runners.report.published import read
+from runners.report.published.cab import read
 
 LENGTHS = [256, 512, 1024, 2048, 4096, 8192]
 

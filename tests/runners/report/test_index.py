@@ -23,8 +23,8 @@ from runners.report.index import (
     task_ratios,
 )
 from runners.report.index_tables import cab_tables, own_tables
-from runners.report.published import read
-from runners.report.statistics import quality
+from runners.report.published.cab import read
+from runners.report.scores import quality
 from tests.runners.report.made import rows, train
 
 

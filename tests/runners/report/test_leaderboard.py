@@ -3,7 +3,7 @@ import math
 from runners.records import Measurement, Record, Status
 from runners.report.leaderboard import leaderboards, with_ratios
 from runners.report.render import Table
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from tests.runners.report.made import rows, train
 
 

@@ -54,6 +54,7 @@ MEASUREMENT_TAKES = {
     "seq_len": {"null", "number"},
     "step": {"null", "number"},
     "attention": {"null", "text"},
+    "rule": {"null", "text"},
     "comment": {"text"},
     "samples": {"list"},
 }
@@ -88,6 +89,14 @@ KINDS = [
     pytest.param(with_measurement("seq_len", 0), False, id="no length"),
     pytest.param(with_measurement("seq_len", 2**60), False, id="endless"),
     pytest.param(with_measurement("samples", ["1"]), False, id="samples of text"),
+    pytest.param(
+        with_field(
+            "measurements",
+            [GOOD["measurements"][0] | {"rule": rule} for rule in (None, "first token")],
+        ),
+        True,
+        id="a metric and its rule",
+    ),
     pytest.param(with_field("later", 1), True, id="a field of another version"),
     pytest.param(with_field("config", json.loads('{"a":' * 90 + "1" + "}" * 90)), False, id="deep"),
 ]

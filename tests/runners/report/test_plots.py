@@ -3,31 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from runners.records import Measurement, Record, Status
-from runners.report import drawing
 from runners.report.costs import costs, curves
 from runners.report.plots import Plotter
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from tests.runners.report.made import rows, speed, train
 
 LENGTHS: tuple[int, ...] = (256, 512, 1024)
 METRICS = ("accuracy", "nll", "mse", "f1")
-
-
-@pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """The figures by name, drawn but not written."""
-    figures: dict[str, Figure] = {}
-
-    def keep(figure: Figure, folder: Path, name: str) -> None:
-        FigureCanvasAgg(figure).draw()
-        figures[name] = figure
-
-    monkeypatch.setattr(drawing, "save", keep)
-    return figures
 
 
 def texts(figure: Figure) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 
 from attentions.registry import names
 from runners.records import Record
-from runners.report.published import (
+from runners.report.published.cab import (
     ATTENTIONS,
     METRICS,
     TASKS,
@@ -15,7 +15,7 @@ from runners.report.published import (
     read,
 )
 from runners.report.render import Table
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from tests.runners.report.made import rows, train
 
 LSTF: dict[str, Any] = {

@@ -7,14 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.records import Measurement, Status
-from runners.report.statistics import (
-    bounds_of,
-    estimate,
-    estimates,
-    quality,
-    significant,
-    t_quantile,
-)
+from runners.report.scores import estimates, quality
+from runners.report.statistics import bounds_of, estimate, significant, t_quantile
 from tests.runners.report.made import rows, train
 
 # Printed in every table of Student's t, two-sided 95 %, to three decimals.

@@ -9,7 +9,7 @@ from attentions.base import Pattern
 from runners.records import Measurement, Record, Status
 from runners.report.collection import NoRecords, collect
 from runners.report.report import write_report
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from runners.report.table import COLUMNS, PATTERNS, SAMPLES, known_patterns, without_repeats
 from tests.runners.report.made import folder, rows, speed, train
 

@@ -7,26 +7,18 @@ import math
 import re
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from runners.report.leaderboard import ARROWS, NOT_RUN, estimate_of, same_words, with_ratios
+from runners.report.leaderboard import with_ratios
+from runners.report.published import beside
 from runners.report.render import Table
-from runners.report.statistics import notes_of
 from runners.report.table import (
     BASELINE,
-    GENERATED,
-    MARKS,
-    PATTERNS,
     ROW,
     TASK,
     mark_of,
-    row_name,
 )
-
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "published"
 
 ATTENTIONS = {
     "vanilla": BASELINE,
@@ -81,7 +73,7 @@ SCORE = ["pattern", "task", "backbone", "dataset", "attention", "metric"]
 @cache
 def read(name: str) -> pd.DataFrame:
     """The file `cab_<name>.csv`, its patterns and mechanisms in our names."""
-    frame = pd.read_csv(FOLDER / f"cab_{name}.csv", keep_default_na=False, na_values=[""])
+    frame = beside.read_csv(f"cab_{name}.csv")
     if "pattern" in frame:
         frame["pattern"] = frame["pattern"].str.replace(" ", "_")
     if "attention" in frame:
@@ -119,21 +111,14 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         over forecasting settings are added where every one of them was run.
     """
     is_here = scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)
-    ours = scores[is_here & ~scores["dataset"].str.endswith(GENERATED)].copy()
+    ours = beside.comparable(scores[is_here & scores["rule"].eq("")])
     settings = rows[[*TASK, "data_settings"]].drop_duplicates(TASK)
     ours = ours.merge(settings, on=TASK, how="left")
-    ours["name"] = row_names(ours)
-    ours["mark"] = ours["dataset"].map(mark_of)
     ours["dataset"] = list(map(_cab_dataset, ours["dataset"], ours["data_settings"]))
     ours["task"] = ours["task"].map(TASKS)
     ours["metric"] = ours["metric"].map(METRICS)
     ours["backbone"] = list(map(_cab_backbone, ours["backbone"], ours["task"]))
     return pd.concat([ours, _forecasting_means(ours)], ignore_index=True)
-
-
-def row_names(frame: pd.DataFrame) -> list[str]:
-    """`row_name` of each line."""
-    return [row_name(*row) for row in frame[ROW].itertuples(index=False, name=None)]
 
 
 @cache
@@ -185,90 +170,14 @@ def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
 
     A mechanism that only one side has is there too. None if CAB published nothing on our tasks.
     """
-    place = ["pattern", "task", "backbone", "dataset", "metric"]
-    theirs = _with_softmax_ratio(published_scores(), place)
-    ours = in_cab_names(rows, with_ratios(scores))
-    ours = ours.merge(theirs[place].drop_duplicates(), on=place)
-    if ours.empty:
-        return None
-    here = ours[[*place, "mark"]].drop_duplicates()
-    both = ours.merge(
-        theirs.merge(here, on=place),
-        on=[*place, "mark", "attention", "direction"],
-        how="outer",
-        suffixes=("", "_published"),
-    )
-    both["name"] = both["name"].fillna(both["attention"])
-    both["dataset"] += both["mark"]
-    both["n"] = both["n"].fillna(0).astype(int)
-    pattern_order = list(PATTERNS)
-    both = both.sort_values(
-        [*place, "value", "name"],
-        key=lambda column: column.map(pattern_order.index) if column.name == "pattern" else column,
-    )
-    lines = [_line(row) for row in both.itertuples()]
-    shown = ["pattern", "task", "backbone", "dataset", "metric", "direction", "attention", "name"]
-    shown += [
-        "mean",
-        "half_width",
-        "low",
-        "high",
-        "n",
-        "status",
-        "ratio",
-        "value",
-        "ratio_published",
-    ]
-    return Table(
+    return beside.table(
+        in_cab_names(rows, with_ratios(scores)),
+        published_scores(),
         name="published",
         title="Ours beside the numbers that CAB published",
-        header=[
-            *("task", "pattern", "metric", "attention", "ours", "published"),
-            *("ours / softmax", "published / softmax", "source"),
+        notes=[
+            "Matched by task, data set, pattern, mechanism and metric; forecasting also by its "
+            "lengths and channels. Sizes and training of ours are in the settings of each run.",
+            "CAB's numbers are single runs; in forecasting, means over 3 or 5 repeats.",
         ],
-        lines=lines,
-        num_words=4,
-        data=both[[*shown, "source", "comment"]],
-        notes=_notes(both, lines),
     )
-
-
-def _with_softmax_ratio(scores: pd.DataFrame, place: list[str]) -> pd.DataFrame:
-    baseline = scores[scores["attention"] == BASELINE]
-    baseline = baseline[[*place, "value"]].rename(columns={"value": "softmax"})
-    joined = scores.merge(baseline, on=place, how="left")
-    joined["ratio_published"] = joined["value"] / joined["softmax"]
-    return joined.drop(columns="softmax")
-
-
-def _line(row: Any) -> list[str]:
-    ours = str(estimate_of(row)) if row.n else row.status
-    if isinstance(row.same_as, str) and row.same_as:
-        ours = same_words(row.same_as)
-    comment = f"; {row.comment}" if isinstance(row.comment, str) and row.comment else ""
-    return [
-        f"{row.task} {row.dataset}",
-        row.pattern,
-        f"{row.metric} {ARROWS[row.direction]}",
-        row.name,
-        ours if isinstance(ours, str) else NOT_RUN,
-        NOT_RUN if math.isnan(row.value) else f"{row.value:g}",
-        NOT_RUN if math.isnan(row.ratio) else f"{row.ratio:.2f}×",
-        NOT_RUN if math.isnan(row.ratio_published) else f"{row.ratio_published:.2f}×",
-        f"{row.source}{comment}" if isinstance(row.source, str) else "",
-    ]
-
-
-def _notes(both: pd.DataFrame, lines: list[list[str]]) -> list[str]:
-    notes = [
-        "Matched by task, data set, pattern, mechanism and metric; forecasting also by its lengths "
-        "and channels. Sizes and training of ours are in the settings of each run.",
-        f"{NOT_RUN}: not run, or not published.",
-    ]
-    notes += notes_of(" ".join(line[4] for line in lines))
-    notes.append("CAB's numbers are single runs; in forecasting, means over 3 or 5 repeats.")
-    notes += [
-        f"{mark}: ours is on {MARKS[mark]}; only the columns of ratios may be read side by side."
-        for mark in sorted(set(both["mark"]) - {""})
-    ]
-    return notes

@@ -1,0 +1,1 @@
+"""The figures of single kinds of tasks, a file per kind."""
