@@ -16,6 +16,8 @@ from tasks.lra.pathfinder.settings import Settings
 from tasks.lra.pathfinder.stamps import LIGHT, ONE, SCALE, dash, dilate
 
 DEGREES = np.arange(-180, 180)
+SIN_PI, COS_HALF_PI = 1.2246467991473532e-16, 6.123233995736766e-17
+"""Of the floating-point numbers nearest to these angles."""
 FULL = math.ceil(1.8 * ONE)
 """Two masks that add up to this somewhere collide."""
 FREE = math.floor(0.3 * ONE)
@@ -24,9 +26,29 @@ OUTSIDE = 4 * ONE
 """In place of the occupancy of a pixel that the image does not have."""
 
 
-def up(moves: np.ndarray) -> np.ndarray:
-    """Moves rounded up, as all of the original's are; those that are whole but for 1e-9 stay."""
-    return np.ceil(np.round(moves, 9)).astype(np.int32)
+def up(points: np.ndarray | int, moves: np.ndarray) -> np.ndarray:
+    """Where moves lead from whole points: rounded up, as all of the original's are."""
+    return np.ceil(points + moves).astype(np.int32)
+
+
+def directions(degrees: np.ndarray) -> np.ndarray:
+    """Sine and cosine, (degrees, 2)."""
+    return np.stack([np.sin(np.radians(degrees)), np.cos(np.radians(degrees))], axis=1)
+
+
+def moves(distance: int, toward: np.ndarray) -> np.ndarray:
+    """A distance in each direction (directions, 2), whole where it is but for 1e-9.
+
+    Except along the axes: in the original, sin(pi) and cos(pi / 2) are a bit above 0, so that where
+    a coordinate is small enough to keep that bit a move to the left goes down by one, and a move up
+    or down to the right.
+    """
+    exact = distance * toward
+    exact = np.where(np.abs(exact - np.rint(exact)) < 1e-9, np.rint(exact), exact)
+    left = (exact[:, 0] == 0) & (exact[:, 1] < 0) & ~np.signbit(toward[:, 0])  # pi, not -pi
+    exact[left, 0] = distance * SIN_PI
+    exact[exact[:, 1] == 0, 1] = distance * COS_HALF_PI
+    return exact
 
 
 @dataclass(frozen=True)
@@ -36,9 +58,9 @@ class Geometry:
     Attributes:
         choices: Where a head can be, from its pivot, int32 (K, 2), sorted.
         stamp: Of a dash of each heading, int (360 + K,).
-        step: From a pivot to the next, int32 (360 + K, 2).
-        first_head: From the tail of a first dash to its head, int32 (360, 2).
-        first_pivot: From that head to the pivot, int32 (360, 2).
+        step: From a pivot to the next, float64 (360 + K, 2), to be rounded by `up`.
+        first_head: From the tail of a first dash to its head, likewise, (360, 2).
+        first_pivot: From that head to the pivot, likewise.
         weights: Of each choice after a dash of each heading, int32 (360 + K, K), `ONE` straight on.
         lines: Of each stamp, int32 (stamps, n, n) in units of `LIGHT`, without the overshoot below.
         masks: int16 (stamps, n, n) in units of `ONE`, in the same places.
@@ -66,12 +88,13 @@ def geometry(settings: Settings, margin: int) -> Geometry:
     choices = np.unique(np.floor(np.round(around, 9)).astype(np.int32), axis=0)
     toward = np.concatenate(
         [
-            np.stack([np.sin(np.radians(DEGREES)), np.cos(np.radians(DEGREES))], axis=1),
+            directions(DEGREES),
             choices / np.hypot(choices[:, 0], choices[:, 1])[:, None],
         ]
     )  # (headings, 2)
     drawn = np.concatenate([toward[:360], -toward[360:]])
-    ends, stamp = np.unique(up(SCALE * length * drawn), axis=0, return_inverse=True)
+    drawn = np.round(SCALE * length * drawn, 9)
+    ends, stamp = np.unique(up(0, drawn), axis=0, return_inverse=True)
     pictures = np.stack(
         [dash((int(y), int(x)), length, settings.thickness, margin) for y, x in ends], axis=1
     )
@@ -82,9 +105,9 @@ def geometry(settings: Settings, margin: int) -> Geometry:
     return Geometry(
         choices=choices,
         stamp=stamp.reshape(-1),
-        step=up((length + 2 * margin) * toward),
-        first_head=up(length * toward[:360]),
-        first_pivot=up(-reach * toward[:360]),
+        step=moves(length + 2 * margin, toward),
+        first_head=moves(length, toward[:360]),
+        first_pivot=moves(reach, -toward[:360]),
         weights=np.rint(ONE * np.cos(np.minimum(turn, np.pi / 2)) ** 2).astype(np.int32),
         lines=np.rint(LIGHT * np.maximum(lines, 0)).astype(np.int32),
         masks=np.rint(ONE * masks).astype(np.int16),

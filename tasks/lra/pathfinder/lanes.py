@@ -16,8 +16,10 @@ from tasks.lra.pathfinder.geometry import (
     Clearance,
     Geometry,
     clearance,
+    directions,
     first_places,
     geometry,
+    up,
 )
 from tasks.lra.pathfinder.settings import Settings
 from tasks.lra.pathfinder.stamps import ONE
@@ -140,8 +142,7 @@ class Lanes:
             self.rng.integers(len(self.places), size=lanes)
         ].T
         first = np.stack([row + self.rng.integers(rows), column + self.rng.integers(columns)])
-        angle = np.radians(self.rng.integers(360, size=lanes))
-        away = self.settings.seed_distance * np.stack([np.sin(angle), np.cos(angle)])
+        away = self.settings.seed_distance * directions(self.rng.integers(360, size=lanes)).T
         second = np.rint(first + np.round(away, 9))
         headings = np.stack([heading, self.rng.integers(360, size=lanes)])
         tails = np.stack([first, second], axis=1).astype(np.int32)
@@ -151,8 +152,8 @@ class Lanes:
 
     def _end(self, tail: np.ndarray, heading: np.ndarray) -> tuple[Ends, np.ndarray]:
         """The end of a first dash, and the lanes with its head and its pivot in the image."""
-        head = tail + self.made.first_head[heading].T
-        pivot = head + self.made.first_pivot[heading].T
+        head = up(tail, self.made.first_head[heading].T)
+        pivot = up(head, self.made.first_pivot[heading].T)
         both = np.concatenate([head, pivot])
         outside = (both < 0) | (both >= self.settings.resolution)
         return Ends(pivot, heading), np.flatnonzero(~outside.any(axis=0))
@@ -167,7 +168,7 @@ class Lanes:
         Returns:
             The lanes that got one; their ends; their new heads, (2, lanes).
         """
-        pivot = ends.pivot + self.made.step[ends.heading].T
+        pivot = up(ends.pivot, self.made.step[ends.heading].T)
         occupied, forbidden = self._clearance(pivot, dashes)
         weights = self.made.weights[ends.heading]
         weights *= ONE - occupied

@@ -8,8 +8,17 @@ TINY = 16
 """A resolution of ours, which LRA does not have: one that is learnt in seconds."""
 CONTOUR_LENGTHS = {"easy": 6, "intermediate": 9, "hard": 14}
 """Dashes of a target; "hard" is what LRA calls Pathfinder and, of 128 pixels, Path-X."""
+_TINY_LENGTHS = {"easy": 2, "intermediate": 3, "hard": 4}
 
 _DOCUMENTED: dict[int, dict[str, Any]] = {
+    TINY: {
+        "dash_len": 2,
+        "thickness": 0.5,
+        "margins": (1,),
+        "marker_radius": 1.0,
+        "continuity": 1.0,
+        "seed_distance": 3,
+    },
     32: {
         "dash_len": 2,
         "thickness": 0.5,
@@ -29,7 +38,7 @@ _DOCUMENTED: dict[int, dict[str, Any]] = {
         "padding": 22,
     },
 }
-_DISTRACTOR_DASHES = {32: 20, 64: 22, 128: 35, 256: 30}
+_DISTRACTOR_DASHES = {TINY: 1, 32: 20, 64: 22, 128: 35, 256: 30}
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class Settings:
         """The parameters of LRA's sets, with changes.
 
         Args:
-            resolution: 32, 64, 128 or 256.
+            resolution: 32, 64, 128 or 256; or 16, whose targets are shorter, in equal contrast.
             difficulty: "easy", "intermediate" or "hard": targets of 6, 9 or 14 dashes.
             contour_len: In place of what the difficulty says.
             num_distractors: None for as many as the documented number of dashes gives.
@@ -101,7 +110,8 @@ class Settings:
         if difficulty not in CONTOUR_LENGTHS:
             known = ", ".join(CONTOUR_LENGTHS)
             raise ValueError(f"pathfinder: difficulty must be one of {known}, got {difficulty!r}")
-        contour_len = CONTOUR_LENGTHS[difficulty] if contour_len is None else contour_len
+        lengths = _TINY_LENGTHS if resolution == TINY else CONTOUR_LENGTHS
+        contour_len = lengths[difficulty] if contour_len is None else contour_len
         distractor_len = max(1, contour_len // 3) if distractor_len is None else distractor_len
         if num_distractors is None:
             num_distractors = _DISTRACTOR_DASHES[resolution] // max(1, distractor_len)
