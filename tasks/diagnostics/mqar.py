@@ -1,46 +1,29 @@
 """Multi-query associative recall: store key-value pairs, then answer for each key.
 
 Source: Arora et al., "Zoology", ICLR 2024, arXiv:2312.04927, and its code.
-Departs from them: the checkpoint is selected on validation rows (there on the test rows), the
-learning rate falls by step rather than by epoch; see `tasks.backbones.recall` for the model.
+Departs from them: see `tasks.diagnostics.answers` and, for the model, `tasks.backbones.recall`.
 In: tokens (B, N). Out: the value of each of P pairs, read at the second sight of its key. Scores:
 argmax over the whole vocabulary, mean over the keys of an example, then over the examples.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from attentions.base import Pattern
-from tasks.backbones.recall import RecallDecoder
-from tasks.base import AttentionSlots, Task
 from tasks.data import TaskData, check_counts
-from tasks.metrics.mean import Mean
-
-IGNORED = -100
-"""In place of an answer, where an example has fewer pairs than another."""
-VALIDATION_SEED, TEST_SEED = 2**40, 2**40 + 1  # out of reach of the training rows' seeds
-
-
-class Batch(NamedTuple):
-    """Examples.
-
-    Attributes:
-        tokens: int64 (B, N).
-        positions: Where the queried keys stand, int64 (B, P).
-        answers: Their values, int64 (B, P); `IGNORED` where there is no query.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    answers: Tensor
+from tasks.diagnostics.answers import (
+    IGNORED,
+    TEST_SEED,
+    VALIDATION_SEED,
+    Answering,
+    Answers,
+    Group,
+)
 
 
-class Examples:
+class Examples(Answers):
     """Examples of one length, whole batches at once.
 
     A row is k1 v1 ... kP vP and then (N - 2 P) / 2 slots of two tokens; the keys come again at the
@@ -76,30 +59,23 @@ class Examples:
         keys = _draw(torch.ones(half - 1), num_rows, most, generator) + 1
         values = _draw(torch.ones(half), num_rows, most, generator) + half
         # 32 bits: the paper's largest setting has 10^5 rows of 512 tokens.
-        self.tokens = torch.zeros(num_rows, seq_len, dtype=torch.int32)
-        self.positions = torch.zeros(num_rows, most, dtype=torch.int32)
-        self.answers = torch.full((num_rows, most), IGNORED, dtype=torch.int32)
+        tokens = torch.zeros(num_rows, seq_len, dtype=torch.int32)
+        queried = torch.zeros(num_rows, most, dtype=torch.int32)
+        answers = torch.full((num_rows, most), IGNORED, dtype=torch.int32)
+        groups = torch.arange(num_rows) % len(num_pairs)
         for i, pairs in enumerate(num_pairs):
             rows = torch.arange(i, num_rows, len(num_pairs))
             key, value = keys[rows, :pairs], values[rows, :pairs]
             slots = torch.arange(1.0, (seq_len - 2 * pairs) // 2 + 1) ** (power - 1)
             positions = 2 * pairs + 2 * _draw(slots, len(rows), pairs, generator)
-            self.tokens[rows, : 2 * pairs] = torch.stack([key, value], dim=-1).flatten(1)
-            self.tokens[rows[:, None], positions.long()] = key
-            self.positions[rows, :pairs] = positions
-            self.answers[rows, :pairs] = value
+            tokens[rows, : 2 * pairs] = torch.stack([key, value], dim=-1).flatten(1)
+            tokens[rows[:, None], positions.long()] = key
+            queried[rows, :pairs] = positions
+            answers[rows, :pairs] = value
         if filler:
-            noise = torch.randint(
-                vocab_size, self.tokens.shape, dtype=torch.int32, generator=generator
-            )
-            self.tokens = torch.where(self.tokens == 0, noise, self.tokens)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, rows: Tensor) -> Batch:
-        parts = (self.tokens, self.positions, self.answers)
-        return Batch(*(part[rows].long() for part in parts))
+            noise = torch.randint(vocab_size, tokens.shape, dtype=torch.int32, generator=generator)
+            tokens = torch.where(tokens == 0, noise, tokens)
+        super().__init__(tokens, queried, answers, groups=groups)
 
 
 def _check_sizes(seq_len: int, num_pairs: Sequence[int], vocab_size: int, power: float) -> None:
@@ -192,7 +168,7 @@ class MqarData(TaskData):
         return {
             "vocab_size": self.vocab_size,
             "seq_len": self.seq_len,
-            "num_pairs": self.num_pairs,
+            "groups": [Group(f"{pairs}_pairs", self.seq_len) for pairs in self.num_pairs],
         }
 
     def setup(self, stage: str | None = None) -> None:
@@ -209,113 +185,7 @@ class MqarData(TaskData):
         )
 
 
-class Mqar(Task):
-    """Cross-entropy at the queried keys.
+class Mqar(Answering):
+    """Answer each key with its value; the benchmark takes the best of several learning rates."""
 
-    Args:
-        slots: Give the attentions.
-        num_pairs: The numbers of pairs that the data have.
-        lr: The greatest learning rate of AdamW; the benchmark takes the best of several.
-        weight_decay: Of AdamW.
-        cooldown: The last share of the steps, in which the learning rate falls linearly to 0 after
-            having been constant; None for a cosine over all steps.
-        stop_accuracy: Training ends when the validation accuracy exceeds it; None for never.
-        **sizes: Of the `RecallDecoder`.
-    """
-
-    patterns = frozenset({Pattern.CAUSAL_SELF})
-    directions: ClassVar = {"accuracy": "higher"}
     backbone = "Zoology"
-
-    def __init__(
-        self,
-        slots: AttentionSlots,
-        *,
-        num_pairs: Sequence[int],
-        lr: float,
-        weight_decay: float = 0.1,
-        cooldown: float | None = None,
-        stop_accuracy: float | None = None,
-        **sizes: Any,
-    ) -> None:
-        super().__init__(slots)
-        if cooldown is not None and not 0 < cooldown <= 1:
-            raise ValueError(f"mqar: cooldown must be in (0, 1] or null, got {cooldown}")
-        self.decoder = RecallDecoder(slots, **sizes)
-        self.seq_len = sizes["seq_len"]
-        self.accuracy = Mean()
-        self.num_pairs = list(num_pairs)
-        self.by_pairs = nn.ModuleList(Mean() for _ in num_pairs)
-        self.lr, self.weight_decay, self.cooldown = lr, weight_decay, cooldown
-        self.stop_accuracy = stop_accuracy
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy over the queries."""
-        logits = self.decoder(batch.tokens, batch.positions).float()
-        answers = batch.answers.flatten()
-        loss = F.cross_entropy(logits.flatten(0, 1), answers, ignore_index=IGNORED)
-        return loss, (answers != IGNORED).sum()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the examples by their share of right answers."""
-        right, _ = self._right(batch)
-        self.accuracy.update(right.sum(), len(right))
-        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same, and apart for each number of pairs."""
-        right, num_queries = self._right(batch)
-        self.accuracy.update(right.sum(), len(right))
-        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
-        for pairs, metric in self._by_pairs():
-            chosen = right[num_queries == pairs]
-            metric.update(chosen.sum(), len(chosen))
-
-    def measure(self) -> list[dict[str, Any]]:
-        """The test accuracy for each number of pairs."""
-        return [
-            {
-                "metric": f"accuracy_{pairs}_pairs",
-                "value": float(metric.compute()),
-                "direction": "higher",
-                "split": "test",
-                "seq_len": self.seq_len,
-            }
-            for pairs, metric in self._by_pairs()
-        ]
-
-    def on_test_epoch_start(self) -> None:
-        """Forget an earlier test."""
-        for _, metric in self._by_pairs():
-            metric.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Stop when the task is solved."""
-        if self.stop_accuracy is not None and self.accuracy.compute() > self.stop_accuracy:
-            self.trainer.should_stop = True
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, with the learning rate falling to 0 at the last step."""
-        # Fused: with these few, small parameters the plain loop is a twentieth of a step.
-        optimizer = torch.optim.AdamW(
-            self.parameter_groups(self.lr), lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
-        num_steps = self.trainer.estimated_stepping_batches
-
-        def factor(step: int) -> float:
-            left = max(0.0, 1 - step / num_steps)
-            if self.cooldown is None:
-                return 0.5 - 0.5 * math.cos(math.pi * left)
-            return min(1.0, left / self.cooldown)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-    def _by_pairs(self) -> Iterator[tuple[int, Mean]]:
-        return zip(self.num_pairs, cast(Iterable[Mean], self.by_pairs), strict=True)
-
-    def _right(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The share of right answers of each example (B,), and its number of queries (B,)."""
-        predicted = self.decoder(batch.tokens, batch.positions).argmax(dim=-1)
-        num_queries = (batch.answers != IGNORED).sum(dim=1)
-        return (predicted == batch.answers).sum(dim=1).double() / num_queries, num_queries

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from tasks.diagnostics.mqar import IGNORED, Batch, Examples, Mqar, MqarData
+from tasks.diagnostics.answers import IGNORED, Batch
+from tasks.diagnostics.mqar import Examples, Mqar, MqarData
 from tests.tasks.building import build_data, build_model, quiet_trainer
 
 SIZES = {"seq_len": 64, "num_pairs": [4], "vocab_size": 256, "power": 0.01, "filler": False}
@@ -34,7 +35,7 @@ def solve(row: list[int], num_pairs: int) -> dict[int, int]:
 @pytest.mark.parametrize("num_pairs", [1, 4, 16])  # 16: every slot is taken
 def test_a_dictionary_answers_every_query_and_there_is_no_other(num_pairs: int) -> None:
     batch = every(examples(num_pairs=[num_pairs]))
-    for tokens, positions, answers in zip(*(part.tolist() for part in batch), strict=True):
+    for tokens, positions, answers in zip(*(part.tolist() for part in batch[:3]), strict=True):
         asked = dict(zip(positions, answers, strict=True))
         assert len(asked) == num_pairs
         assert solve(tokens, num_pairs) == asked
@@ -100,16 +101,16 @@ def test_a_mixture_shares_the_rows_and_marks_the_missing_queries() -> None:
 
 def test_a_seed_fixes_every_token_and_another_changes_them() -> None:
     first, again, other = (every(examples(seed=seed)) for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3], strict=True))
     assert not torch.equal(first.tokens, other.tokens)
 
 
 def test_the_seed_moves_the_training_rows_only() -> None:
     one, two = (data(seed=seed) for seed in (0, 1))
-    assert not torch.equal(one.train.tokens, two.train.tokens)
-    assert torch.equal(one.validation.tokens, two.validation.tokens)
-    assert torch.equal(one.test.tokens, two.test.tokens)
-    assert not torch.equal(one.test.tokens, one.validation.tokens)
+    assert not torch.equal(one.train.rows.tokens, two.train.rows.tokens)
+    assert torch.equal(one.validation.rows.tokens, two.validation.rows.tokens)
+    assert torch.equal(one.test.rows.tokens, two.test.rows.tokens)
+    assert not torch.equal(one.test.rows.tokens, one.validation.rows.tokens)
 
 
 def test_the_data_set_is_named_after_its_length_and_pairs() -> None:
@@ -168,7 +169,7 @@ def task(name: str, rows: MqarData, **changes: Any) -> Mqar:
 class Dictionary(torch.nn.Module):
     """In place of the decoder: right in the rows of two pairs, once wrong in the others."""
 
-    def forward(self, tokens: Tensor, read: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, read: Tensor, context: None = None) -> Tensor:
         logits = torch.zeros(*read.shape, 64)
         for b, positions in enumerate(read.tolist()):
             pairs = sum(position > 0 for position in positions)
@@ -181,7 +182,7 @@ class Dictionary(torch.nn.Module):
 def test_the_accuracy_counts_queries_within_rows_then_rows() -> None:
     rows = data(num_pairs=[2, 4], num_eval=11)  # 6 rows of 2 pairs and 5 of 4, in batches of 4
     model = task("none", rows)
-    model.decoder = cast(Any, Dictionary())
+    model.network = cast(Any, Dictionary())
     rows.eval_batch_size = 4
     tested = quiet_trainer().test(model, rows, verbose=False)[0]
     assert tested["accuracy"] == pytest.approx((6 + 5 * 0.75) / 11)
@@ -194,10 +195,10 @@ def test_logits_are_those_of_the_whole_sequence_at_the_read_positions() -> None:
     model = task("softmax", rows)
     batch = rows.test[torch.arange(3)]
     everywhere = torch.arange(16).expand(3, -1)
-    logits = model.decoder(batch.tokens, everywhere)
+    logits = model.network(batch.tokens, everywhere)
     for b in range(3):
         expected = logits[b, batch.positions[b]]
-        torch.testing.assert_close(model.decoder(*batch[:2])[b], expected)
+        torch.testing.assert_close(model.network(*batch[:2])[b], expected)
 
 
 def test_a_solved_run_stops() -> None:
