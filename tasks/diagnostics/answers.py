@@ -6,7 +6,7 @@ learning rate falls by step rather than by epoch.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -17,9 +17,8 @@ from attentions.base import Pattern, UnsupportedPattern
 from tasks.backbones.recall import RecallModel
 from tasks.base import AttentionSlots, Task
 from tasks.metrics.mean import Mean
+from tasks.rules.answers import IGNORED, shares_right
 
-IGNORED = -100
-"""In place of an answer, where an example has fewer than another."""
 VALIDATION_SEED, TEST_SEED = 2**40, 2**40 + 1
 """Out of reach of the seeds of training rows."""
 
@@ -73,9 +72,45 @@ class Answers:
     def __getitem__(self, rows: Tensor) -> Batch:
         return Batch._make(None if part is None else part[rows].long() for part in self.rows)
 
+    def every(self) -> Batch:
+        """All of them."""
+        return Batch._make(None if part is None else part.long() for part in self.rows)
+
+    def parts(self, epoch: int) -> Sequence[Tensor]:
+        """The row numbers of an epoch, the same in each."""
+        return [torch.arange(len(self))]
+
+
+class Fresh:
+    """Rows that are made when a batch of them is read, and are others in each epoch.
+
+    A batch is drawn by the number of its first row, which no other batch has: it does not depend on
+    what was read before, nor on the number of processes that read.
+
+    Args:
+        num_rows: Of an epoch.
+        make: Makes as many rows as it is told, by a seed.
+        seed: Of all of them.
+    """
+
+    def __init__(
+        self, num_rows: int, make: Callable[[Sequence[int], int], Answers], *, seed: Sequence[int]
+    ) -> None:
+        self.num_rows, self.make, self.seed = num_rows, make, seed
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        return self.make((*self.seed, int(rows[0])), len(rows)).every()
+
+    def parts(self, epoch: int) -> Sequence[Tensor]:
+        """The row numbers of an epoch; see `tasks.data.EpochBatches`."""
+        return [torch.arange(self.num_rows) + epoch * self.num_rows]
+
 
 class Mixture:
-    """Rows of several shapes, one after another; a batch has rows of one shape.
+    """Rows of several shapes; a batch has rows of one. Row r of K members is row r / K of r mod K.
 
     Args:
         members: The rows of each shape.
@@ -83,24 +118,31 @@ class Mixture:
             its place, the last to the end; None for all in every epoch.
     """
 
-    def __init__(self, members: Sequence[Answers], *, epochs_each: int | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Answers | Fresh], *, epochs_each: int | None = None
+    ) -> None:
         self.members = list(members)
         self.epochs_each = epochs_each
         sizes = [len(member) for member in self.members]
         if epochs_each is not None and len(set(sizes)) > 1:
             raise ValueError(f"the steps of a curriculum must have as many rows each, got {sizes}")
-        self.starts = torch.tensor([0, *sizes]).cumsum(0)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        """Of an epoch."""
+        sizes = [len(member) for member in self.members]
+        return sum(sizes) if self.epochs_each is None else sizes[0]
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        member = int(torch.searchsorted(self.starts, rows[0], right=True)) - 1
-        return self.members[member][rows - self.starts[member]]
+        member = self.members[int(rows[0]) % len(self.members)]
+        return member[rows // len(self.members)]
 
     def parts(self, epoch: int) -> Sequence[Tensor]:
         """The row numbers of an epoch, apart by shape; see `tasks.data.EpochBatches`."""
-        parts = torch.arange(len(self)).split([len(member) for member in self.members])
+        parts = [
+            rows * len(self.members) + number
+            for number, member in enumerate(self.members)
+            for rows in member.parts(epoch)
+        ]
         if self.epochs_each is None:
             return parts
         return [parts[min(epoch // self.epochs_each, len(parts) - 1)]]
@@ -243,13 +285,3 @@ class Answering(Task):
 
     def _by_group(self) -> Iterator[tuple[Group, Mean]]:
         return zip(self.groups, cast(Iterable[Mean], self.by_group), strict=True)
-
-
-def shares_right(predicted: Tensor, answers: Tensor) -> Tensor:
-    """The share of right answers of each example, float64 (B,).
-
-    Args:
-        predicted: (B, P).
-        answers: (B, P), at least one of each row not `IGNORED`.
-    """
-    return (predicted == answers).sum(dim=1).double() / (answers != IGNORED).sum(dim=1)
