@@ -6,6 +6,7 @@ the questions reads the context. Both hold the same tokens.
 Shapes: C context length, M length of the questions, P answers.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +20,7 @@ from tasks.diagnostics.answers import (
     VALIDATION_SEED,
     Answering,
     Answers,
+    Fresh,
     Group,
     Mixture,
 )
@@ -65,6 +67,7 @@ class QuestionsData(TaskData):
         pattern: That the rows are laid out for.
         source: "generated"; there is no other.
         num_train: Training rows.
+        fresh: Whether each epoch has other training rows, which are drawn when they are read.
         num_eval: Validation rows of each kind, and test rows of each group.
         **loading: See `TaskData`.
 
@@ -90,6 +93,7 @@ class QuestionsData(TaskData):
         source: str,
         num_train: int,
         num_eval: int,
+        fresh: bool = False,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -105,7 +109,8 @@ class QuestionsData(TaskData):
             )
         self.pattern = Pattern(pattern)
         self.kinds, self.groups = list(train), dict(test)
-        self.num_train, self.num_eval, self.vocab_size = num_train, num_eval, vocab_size
+        self.num_train, self.num_eval, self.fresh = num_train, num_eval, fresh
+        self.vocab_size = vocab_size
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -127,7 +132,15 @@ class QuestionsData(TaskData):
         """Generate what the stage needs."""
         if stage != "test":
             share = self.num_train // len(self.kinds)
-            self.train = self._mixture(self.kinds, share, self.seed)
+            if self.fresh:
+                self.train = Mixture(
+                    [
+                        Fresh(share, functools.partial(self._fresh, kind), seed=(self.seed, i))
+                        for i, kind in enumerate(self.kinds)
+                    ]
+                )
+            else:
+                self.train = self._mixture(self.kinds, share, self.seed)
             self.validation = self._mixture(self.kinds, self.num_eval, VALIDATION_SEED)
         if stage != "fit":
             kinds = list(self.groups.values())
@@ -171,6 +184,9 @@ class QuestionsData(TaskData):
             rows = Questions(*(np.concatenate(part) for part in parts))
             members.append(lay_out(rows, self.pattern, groups if grouped else None))
         return Mixture(members)
+
+    def _fresh(self, settings: Any, seed: Sequence[int], count: int) -> Answers:
+        return lay_out(self._draw(seed, count, settings), self.pattern)
 
     def _draw(self, seed: int | Sequence[int], count: int, settings: Any) -> Questions:
         return type(self).generate(seed, count, settings)

@@ -18,6 +18,9 @@ import numpy as np
 from tasks.diagnostics.questions import Questions, QuestionsData
 from tasks.rules.answers import IGNORED
 
+ROWS_AT_ONCE = 1024
+"""Whose stacks are in memory together."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -55,23 +58,42 @@ def generate(seed: int | Sequence[int], count: int, settings: Settings) -> Quest
     """Draw `count` rows; at least one operation of each is a pop."""
     rng = np.random.default_rng(seed)
     steps, stacks = settings.length // 2, settings.num_stacks
+    size = (count, steps)
+    wants_pop = rng.integers(2, size=size) == 1
+    wants_pop[:, 1] = True  # after the push that always comes first
+    pushed = rng.integers(settings.num_tokens, size=size) + 2 * stacks
+    anywhere = rng.integers(stacks, size=size)
+    ranks = rng.random(size)
+    tokens = np.empty((count, settings.length), np.int32)
+    answers = np.full(size, IGNORED, np.int32)
+    for begin in range(0, count, ROWS_AT_ONCE):
+        chunk = slice(begin, begin + ROWS_AT_ONCE)
+        drawn = (wants_pop[chunk], pushed[chunk], anywhere[chunk], ranks[chunk])
+        _play(stacks, *drawn, tokens[chunk], answers[chunk])
+    positions = np.tile(2 * np.arange(steps, dtype=np.int32), (count, 1))
+    return Questions(np.empty((count, 0), np.int32), tokens, positions, answers)
+
+
+def _play(
+    stacks: int,
+    wants_pop: np.ndarray,
+    pushed: np.ndarray,
+    anywhere: np.ndarray,
+    ranks: np.ndarray,
+    tokens: np.ndarray,
+    answers: np.ndarray,
+) -> None:
+    """Write the tokens and answers of some rows, step by step."""
+    count, steps = wants_pop.shape
     every = np.arange(count)
     held = np.zeros((count, stacks, steps), np.int32)
     heights = np.zeros((count, stacks), np.int64)
-    tokens = np.empty((count, settings.length), np.int32)
-    answers = np.full((count, steps), IGNORED, np.int32)
-    coins = rng.integers(2, size=(count, steps))
-    coins[:, 1] = 1  # the second operation, after the one push that comes first
-    pushed = rng.integers(settings.num_tokens, size=(count, steps)) + 2 * stacks
-    anywhere = rng.integers(stacks, size=(count, steps))
-    ranks = rng.random((count, steps))
     for step in range(steps):
         is_filled = heights > 0
         num_filled = is_filled.sum(axis=1)
-        pops = (coins[:, step] == 1) & (num_filled > 0)
+        pops = wants_pop[:, step] & (num_filled > 0)
         # The stack of a pop: the r-th of those that have a token.
         rank = (ranks[:, step] * num_filled).astype(np.int64)
-        rank = np.minimum(rank, np.maximum(num_filled - 1, 0))
         filled = (is_filled.cumsum(axis=1) > rank[:, None]).argmax(axis=1)
         stack = np.where(pops, filled, anywhere[:, step])
         heights[every, stack] -= pops
@@ -82,8 +104,6 @@ def generate(seed: int | Sequence[int], count: int, settings: Settings) -> Quest
         tokens[:, 2 * step] = stack + stacks * pops
         tokens[:, 2 * step + 1] = token
         answers[pops, step] = token[pops]
-    positions = np.tile(2 * np.arange(steps, dtype=np.int32), (count, 1))
-    return Questions(np.empty((count, 0), np.int32), tokens, positions, answers)
 
 
 class StackData(QuestionsData):

@@ -258,6 +258,19 @@ def test_groups_rules_and_directions_belong_together(task: str) -> None:
         assert all(0 <= value <= 1 for name, value in scores.items() if name != "pairs_held")
 
 
+def test_fresh_rows_are_others_in_each_epoch_and_of_the_same_kinds() -> None:
+    data = build_data("cross_recall/tiny", fresh=True, num_train=128, num_eval=4)
+    loader, seen = data.train_dataloader(), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        seen += [batch.tokens for batch in loader]
+    assert sorted(tokens.shape for tokens in seen) == [
+        (32, 8 + 2 * n) for n in (4, 4, 8, 8, 16, 16, 32, 32)
+    ]
+    rows = [tuple(row) for tokens in seen for row in tokens.tolist()]
+    assert len(set(rows)) == len(rows) == 256
+
+
 def test_knowing_values_but_no_keys_gives_one_in_as_many() -> None:
     scores = build_data("cross_recall/tiny").trivial_scores()
     for pairs in (4, 8, 16, 32):
