@@ -115,6 +115,8 @@ class RecallModel(nn.Module):
         )
         self.norm = normalisation(norm, embed_dim)
         self.unembed = None if tied else nn.Linear(embed_dim, vocab_size)
+        if self.unembed is not None:
+            nn.init.zeros_(self.unembed.bias)
 
     def forward(self, tokens: Tensor, read: Tensor, context: Tensor | None = None) -> Tensor:
         """Logits at some of the positions.

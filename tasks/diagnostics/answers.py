@@ -218,11 +218,11 @@ class Answering(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the examples by their share of right answers."""
-        self._count(batch)
+        self.count(batch, self.predicted(batch))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same, and apart for each group."""
-        right = self._count(batch)
+        right = self.count(batch, self.predicted(batch))
         if batch.groups is None:
             return
         for number, (_, metric) in enumerate(self._by_group()):
@@ -276,9 +276,9 @@ class Answering(Task):
         """The most likely token at each position that is read, (B, P)."""
         return self.network(batch.tokens, batch.positions, batch.context).argmax(dim=-1)
 
-    def _count(self, batch: Batch) -> Tensor:
-        """Count a batch; the share of right answers of each example (B,)."""
-        right = shares_right(self.predicted(batch), batch.answers)
+    def count(self, batch: Batch, predicted: Tensor) -> Tensor:
+        """Count what was predicted, (B, P); the share of right answers of each example (B,)."""
+        right = shares_right(predicted, batch.answers)
         self.accuracy.update(right.sum(), len(right))
         self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
         return right
