@@ -302,8 +302,8 @@ def test_pairs_held_lie_where_the_accuracy_crosses_nine_tenths() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", Pattern)
-def test_softmax_recalls_in_every_pattern(pattern: Pattern) -> None:
+@pytest.mark.parametrize("pattern", [Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_CROSS])
+def test_softmax_recalls_in_one_stream_and_in_two(pattern: Pattern) -> None:
     data = build_data("cross_recall/tiny", pattern, num_train=8000, num_eval=100)
     model = build_model("cross_recall/tiny", data, "softmax", pattern)
     torch.manual_seed(0)

@@ -243,9 +243,10 @@ class Regression(Task):
         for metric in cast(Iterable[Mean], self.by_count):
             metric.reset()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """Adam."""
-        return torch.optim.Adam(self.parameter_groups(self.lr), lr=self.lr, fused=True)
+        optimizer = torch.optim.Adam(self.parameter_groups(self.lr), lr=self.lr, fused=True)
+        return {"optimizer": optimizer}
 
     def _curriculum(self, batch: Batch) -> tuple[Tensor, Tensor]:
         x, y, step = batch.x, batch.y, self.global_step
