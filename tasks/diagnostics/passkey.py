@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from attentions.base import Pattern
+from tasks.diagnostics.cross_recall import JoinedModel
 from tasks.diagnostics.questions import Answerer, Questions, QuestionsData
 
 DESCRIPTION = (
@@ -100,6 +101,8 @@ class Passkey(Answerer):
     """Cross-entropy at the digits; where later positions were seen, they would show them."""
 
     patterns = frozenset({Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS})
+    backbone = "joined"
+    network_of = JoinedModel
 
 
 class PasskeyData(QuestionsData):
