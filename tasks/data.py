@@ -1,6 +1,6 @@
 """The data of a task: rows read as whole batches by their numbers, in a resumable order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +32,8 @@ class EpochBatches(Sampler[Tensor]):
         in_order_first: Whether epoch 0 takes the rows as they stand. Rows that are drawn one
             independently of the other are in a random order already, and those that are made as
             they are first read can so be made one after another.
+        parts: The rows of an epoch, in parts that share no batch (as rows of another length
+            cannot); None for all rows in one.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class EpochBatches(Sampler[Tensor]):
         drop_last: bool,
         epoch: int = 0,
         in_order_first: bool = False,
+        parts: Callable[[int], Sequence[Tensor]] | None = None,
     ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
@@ -52,25 +55,37 @@ class EpochBatches(Sampler[Tensor]):
         self.drop_last = drop_last
         self.epoch = epoch
         self.in_order_first = in_order_first
+        self.parts = parts
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._dealt(torch.arange(self.num_rows)))
+        return len(self._dealt([b for part in self._parts() for b in self._cut(part)]))
 
     def __iter__(self) -> Iterator[Tensor]:
-        rows = torch.arange(self.num_rows)
-        if self.shuffle and not (self.in_order_first and self.epoch == 0):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            rows = torch.randperm(self.num_rows, generator=generator)
-        return iter(self._dealt(rows))
+        parts = self._parts()
+        if not self.shuffle or (self.in_order_first and self.epoch == 0):
+            return iter(self._dealt([batch for part in parts for batch in self._cut(part)]))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        parts = [part[torch.randperm(len(part), generator=generator)] for part in parts]
+        batches = [batch for part in parts for batch in self._cut(part)]
+        if len(parts) > 1:
+            order = torch.randperm(len(batches), generator=generator)
+            batches = [batches[i] for i in order.tolist()]
+        return iter(self._dealt(batches))
 
-    def _dealt(self, rows: Tensor) -> list[Tensor]:
+    def _parts(self) -> Sequence[Tensor]:
+        return [torch.arange(self.num_rows)] if self.parts is None else self.parts(self.epoch)
+
+    def _cut(self, rows: Tensor) -> list[Tensor]:
         batches = list(rows.split(self.batch_size))
         if self.drop_last and len(batches[-1]) < self.batch_size:
             batches.pop()
+        return batches
+
+    def _dealt(self, batches: list[Tensor]) -> list[Tensor]:
         if not torch.distributed.is_initialized():
             return batches
         world_size = torch.distributed.get_world_size()
@@ -162,6 +177,7 @@ class TaskData(LightningDataModule):
             drop_last=training,
             epoch=self.first_epoch,
             in_order_first=getattr(rows, "in_order_first", False),
+            parts=getattr(rows, "parts", None),
         )
         # Each pass over a DataLoader draws a seed; its own generator leaves the model's alone.
         generator = torch.Generator().manual_seed(self.seed)

@@ -12,15 +12,16 @@ from attentions.registry import CONF, factory, load
 from tasks.base import AttentionSlots
 
 
-def settings(task: str) -> dict[str, Any]:
+def settings(task: str, pattern: str = "causal_self") -> dict[str, Any]:
     """The settings of `task`, for example mqar/tiny, at seed 0."""
-    given = OmegaConf.create({"seed": 0, "task": OmegaConf.load(CONF / "task" / f"{task}.yaml")})
+    loaded = OmegaConf.load(CONF / "task" / f"{task}.yaml")
+    given = OmegaConf.create({"seed": 0, "pattern": pattern, "task": loaded})
     return cast(dict[str, Any], OmegaConf.to_container(given, resolve=True))["task"]
 
 
-def build_data(task: str, **changes: Any) -> Any:
-    """The data of `task`, ready."""
-    data = instantiate({**settings(task)["data"], **changes})
+def build_data(task: str, pattern: str = "causal_self", **changes: Any) -> Any:
+    """The data of `task`, ready, laid out for the pattern where that changes them."""
+    data = instantiate({**settings(task, str(pattern))["data"], **changes})
     data.prepare_data()
     data.setup()
     return data

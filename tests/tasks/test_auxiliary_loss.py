@@ -13,8 +13,8 @@ TASKS = sorted(f"{path.parent.name}/tiny" for path in (CONF / "task").glob("*/ti
 @pytest.mark.slow  # trains a tokenizer for some
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loss_of_a_step_has_the_auxiliary_losses(task: str) -> None:
-    data = build_data(task)
     pattern = min(get_class(settings(task)["model"]["_target_"]).patterns)
+    data = build_data(task, pattern)
     model = build_model(task, data, "softmax", pattern)
     batch = next(iter(data.train_dataloader()))
     model.train()

@@ -22,7 +22,7 @@ def test_sums_stay_as_they_are_when_the_weights_are_cast(dtype: torch.dtype) -> 
     model = model_with_metrics()
     model.perplexity.update(3.0 * 1_000_001, 1_000_001)
     model.to(dtype)
-    assert model.decoder.tokens.weight.dtype is dtype
+    assert model.network.tokens.weight.dtype is dtype
     assert float(model.perplexity.compute()) == pytest.approx(20.085537, rel=1e-7)
     for metric in (model.perplexity, model.mse):
         for _ in range(2):

@@ -1,5 +1,6 @@
 """Zoology's recall model against its formula, and against the size of the authors' own."""
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -8,13 +9,13 @@ from torch.testing import assert_close
 
 from attentions.base import Pattern
 from attentions.softmax.softmax import SoftmaxAttention
-from tasks.backbones.recall import RecallDecoder
+from tasks.backbones.recall import Block, RecallModel
 from tasks.base import AttentionSlots
 
 
-def decoder(vocab_size: int, seq_len: int, embed_dim: int) -> RecallDecoder:
+def decoder(vocab_size: int, seq_len: int, embed_dim: int) -> RecallModel:
     slots = AttentionSlots(SoftmaxAttention, Pattern.CAUSAL_SELF)
-    return RecallDecoder(slots, vocab_size, seq_len=seq_len, embed_dim=embed_dim)
+    return RecallModel(slots, vocab_size, seq_len=seq_len, embed_dim=embed_dim)
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:
@@ -41,9 +42,9 @@ def test_a_block_adds_the_mixer_and_then_what_its_second_norm_gives() -> None:
             parameter.add_(torch.randn_like(parameter) / 3)
     tokens = torch.randint(16, (3, 9))
     x = model.tokens.weight[tokens] + cast(Tensor, model.positions.rows)
-    for norm1, mixer, norm2 in zip(model.norms1, model.mixers, model.norms2, strict=True):
-        y = x + mixed(cast(SoftmaxAttention, mixer), normed(norm1, x))
-        x = y + normed(norm2, y)
+    for block in cast(Iterable[Block], model.blocks):
+        y = x + mixed(cast(SoftmaxAttention, block.mixer), normed(block.norm1, x))
+        x = y + normed(block.norm2, y)
     expected = normed(model.norm, x) @ model.tokens.weight.T
     assert_close(model(tokens, torch.arange(9).expand(3, -1)), expected)
 

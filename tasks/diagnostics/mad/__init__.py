@@ -1,0 +1,1 @@
+"""Mechanistic architecture design: six small tasks, each with changes of its difficulty."""

@@ -1,0 +1,1 @@
+"""Functions to be fitted in context: linear ones, and ones made of linear pieces."""
