@@ -200,13 +200,14 @@ def _test(
             trainer.predict(model, data.test_dataloader(), return_predictions=False)
         except NotImplementedError as error:
             raise UnsupportedStage(f"nothing can be written token by token: {error}") from error
-    for rule, values in data.trivial_scores().items():
-        for metric, value in values.items():
-            direction = model.directions[metric]
-            run.add(metric, value, direction=direction, split="test", rule=rule)
-    for extra in model.measure():
+    extras = model.measure()
+    for extra in extras:
         check_finite({extra["metric"]: extra["value"]}, f"test of step {step}")
         run.add(**{"comment": comment, **extra})
+    directions = {**model.directions, **{e["metric"]: e.get("direction", "") for e in extras}}
+    for rule, values in data.trivial_scores().items():
+        for metric, value in values.items():
+            run.add(metric, value, direction=directions[metric], split="test", rule=rule)
 
 
 def _add_parameters(run: Run, model: Task) -> None:

@@ -119,10 +119,6 @@ class AssociativeMemory(CrossRecall):
     def __init__(self, *given: Any, num_pairs: Sequence[int], **settings: Any) -> None:
         super().__init__(*given, **settings)
         self.num_pairs = list(num_pairs)
-        self.directions = {  # pyright: ignore[reportAttributeAccessIssue]
-            **self.directions,
-            "pairs_held": "higher",
-        }
 
     def measure(self) -> list[dict[str, Any]]:
         """The test accuracy of each number of pairs, and how many are held."""

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from attentions.base import Pattern
-from tasks.base import AttentionSlots
 from tasks.data import TaskData, check_counts
 from tasks.diagnostics.answers import (
     TEST_SEED,
@@ -196,16 +195,6 @@ class Answerer(Answering):
     """Cross-entropy at the questions, in the four patterns. See `Answering`."""
 
     patterns = frozenset(Pattern)
-
-    def __init__(
-        self, slots: AttentionSlots, *, groups: Sequence[Group] = (), **settings: Any
-    ) -> None:
-        super().__init__(slots, groups=groups, **settings)
-        # Trivial rules have a score in each group.
-        self.directions = {  # pyright: ignore[reportAttributeAccessIssue]
-            "accuracy": "higher",
-            **{f"accuracy_{group.name}": "higher" for group in groups},
-        }
 
 
 class StreamAnswerer(Answerer):

@@ -162,7 +162,7 @@ def test_the_cross_patterns_ask_the_same_of_the_same_rows() -> None:
 
 def test_trivial_rules_score_what_they_must() -> None:
     scores = data(num_eval=4000).trivial_scores()  # 4 pairs, 4 slots
-    assert scores["last_value"]["accuracy"] == 0.25  # right once a row
+    assert scores["last value"]["accuracy"] == 0.25  # right once a row
     assert scores["majority"]["accuracy"] == pytest.approx(1 / 32, abs=0.01)
     places = range(4)  # the share of pairs that stand in their order, by the law of the slots
     weights = [1, 2**-0.99, 3**-0.99, 4**-0.99]
@@ -173,7 +173,7 @@ def test_trivial_rules_score_what_they_must() -> None:
             chance *= weights[slot] / left
             left -= weights[slot]
         expected += chance * sum(pair == slot for pair, slot in enumerate(order)) / 4
-    assert scores["in_order"]["accuracy"] == pytest.approx(expected, abs=0.02)
+    assert scores["in order"]["accuracy"] == pytest.approx(expected, abs=0.02)
 
 
 def test_the_seed_moves_the_training_rows_only() -> None:

@@ -100,8 +100,8 @@ class MadData(TaskData):
             is_value = (batch.tokens >= known // 2) & (batch.tokens < known)
             seen = (batch.tokens, batch.positions, is_value)
             guesses |= {
-                "last_value": rules.most_recent(*seen),
-                "usual_value": rules.most_frequent_before(*seen),
+                "last value": rules.most_recent(*seen),
+                "usual value": rules.most_frequent_before(*seen),
             }
         return {
             rule: {"accuracy": float(rules.shares_right(guess, batch.answers).mean())}

@@ -147,7 +147,7 @@ class MqarData(TaskData):
             )
         ]
         frequent = rules.most_frequent(torch.cat(train).long())
-        scores = {"majority": 0.0, "last_value": 0.0, "in_order": 0.0}
+        scores = {"majority": 0.0, "last value": 0.0, "in order": 0.0}
         for number, settings in enumerate(self.tested):
             member = self._rows(settings, (TEST_SEED, number), self.num_eval[number], number)
             asked = member.every()
@@ -155,8 +155,8 @@ class MqarData(TaskData):
             ranks = asked.positions.argsort(dim=1).argsort(dim=1)
             guesses = {
                 "majority": frequent,
-                "last_value": asked.answers[:, -1:],
-                "in_order": asked.answers.gather(1, ranks),
+                "last value": asked.answers[:, -1:],
+                "in order": asked.answers.gather(1, ranks),
             }
             for rule, guess in guesses.items():
                 right = rules.shares_right(guess, asked.answers).sum()

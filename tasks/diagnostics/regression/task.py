@@ -201,13 +201,8 @@ class Regression(Task):
         if self.num_shown is not None:
             self.points = None  # the last are asked
         self.error = Mean()
-        in_stream = range(sizes["num_points"] if self.num_shown is None else 0)
-        self.by_count = nn.ModuleList(Mean() for _ in in_stream)
-        # Trivial rules have a score at each number of examples.
-        self.directions = {  # pyright: ignore[reportAttributeAccessIssue]
-            "squared_error": "lower",
-            **{f"squared_error_{count}_examples": "lower" for count in in_stream},
-        }
+        in_stream = sizes["num_points"] if self.num_shown is None else 0
+        self.by_count = nn.ModuleList(Mean() for _ in range(in_stream))
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Over the points asked, in the dimensions in use."""

@@ -8,25 +8,24 @@ In: grey levels of the pixels, row by row, (B, N). Out: whether the markers are 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.data import TaskData, check_counts
 from tasks.lra.batch import Batch
 from tasks.lra.pathfinder.generate import VERSION, generate
 from tasks.lra.pathfinder.lanes import check
 from tasks.lra.pathfinder.released import Released, listing
 from tasks.lra.pathfinder.settings import TINY, Settings
+from tasks.lra.sources import EVAL_SEED, LraData, spread
 from tasks.rules.labels import lookup, majority
 from tasks.rules.logistic import logistic
 from tasks.shards import Shards
 
-PROTOCOLS = ("fixed", "lra2020")
-VALIDATION_SEED, TEST_SEED = 2**40, 2**40 + 1  # out of reach of the training rows' seeds
 RULE_ROWS = 8192
 """Training rows that the rules are fitted to: the first, which a run has made anyway."""
 AT_ONCE = 1024
@@ -63,21 +62,18 @@ class Pixels:
         return markers, torch.cat([part["labels"] for part in parts]).long()
 
 
-class PathfinderData(TaskData):
+class PathfinderData(LraData):
     """Images of two snakes with two markers.
 
     Args:
         source: "generated", or the folder of a resolution in the release, which holds
-            `curv_contour_length_14/` and so on.
+            `curv_contour_length_14/` and so on, cut by position into 80, 10 and 10 %.
         resolution: Pixels of a side: 32, 64, 128 (Path-X), 256; or 16, ours, for a small machine.
         difficulty: "easy", "intermediate" or "hard", LRA's.
         num_distractors: None for the documented number.
         changes: Of other parameters, see `Settings`.
-        num_train: Training rows; of a release, at most so many of the first 80 %.
-        num_eval: Validation rows, and test rows; of a release, at most so many of a tenth each.
         max_len: The number of pixels; None for what the resolution says.
-        protocol: "fixed", or "lra2020" for black pixels as padding.
-        cache_dir: Where generated rows are kept; see `tasks.shards`.
+        **given: See `LraData`.
 
     Raises:
         ValueError: If a setting is not one of these, or there is no such image.
@@ -86,6 +82,8 @@ class PathfinderData(TaskData):
     train: Pixels
     validation: Pixels
     test: Pixels
+    task = "pathfinder"
+    sources = "generated, or a folder of the release"
 
     def __init__(
         self,
@@ -95,26 +93,15 @@ class PathfinderData(TaskData):
         difficulty: str = "hard",
         num_distractors: int | None = None,
         changes: Mapping[str, Any] | None = None,
-        num_train: int = 160_000,
-        num_eval: int = 20_000,
         max_len: int | None = None,
-        protocol: Literal["fixed", "lra2020"] = "fixed",
-        cache_dir: str | None = None,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        seed: int = 0,
+        **given: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        check_counts(num_train=num_train, num_eval=num_eval, max_len=max_len)
-        if protocol not in PROTOCOLS:
-            raise ValueError(
-                f"pathfinder: protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}"
-            )
+        super().__init__(source=source, max_len=max_len or resolution**2, **given)
         self.settings = Settings.documented(
             resolution, difficulty, num_distractors=num_distractors, **(changes or {})
         )
         self.benchmark = Settings.documented(resolution, difficulty)
-        if max_len not in (None, resolution**2):
+        if self.max_len != resolution**2:
             raise ValueError(
                 f"pathfinder: max_len must be resolution^2 = {resolution**2}, got {max_len}"
             )
@@ -125,14 +112,7 @@ class PathfinderData(TaskData):
                 "pathfinder: num_distractors and changes are of generated images; a release has "
                 "its own"
             )
-        elif not Path(source).is_dir():
-            raise ValueError(
-                f"pathfinder: source must be generated or a folder of the release; {source!r} is "
-                "not there"
-            )
-        self.source, self.difficulty, self.cache_dir = source, difficulty, cache_dir
-        self.black_is_padding = protocol == "lra2020"
-        self.num_train, self.num_eval = num_train, num_eval
+        self.difficulty = difficulty
         self._empty: list[Path] = []
         self._is_sample = False
 
@@ -174,11 +154,13 @@ class PathfinderData(TaskData):
         if self.source != "generated":
             self._read()
             return
+        assert self.num_train is not None
+        assert self.num_eval is not None
         if stage != "test":
             self.train = self._generated(self.num_train, self.seed)
-            self.validation = self._generated(self.num_eval, VALIDATION_SEED)
+            self.validation = self._generated(self.num_eval, EVAL_SEED)
         if stage != "fit":
-            self.test = self._generated(self.num_eval, TEST_SEED)
+            self.test = self._generated(self.num_eval, EVAL_SEED + 1)
 
     def trivial_scores(self) -> Mapping[str, Mapping[str, float]]:
         """What the two markers' places tell without the lines between them."""
@@ -189,8 +171,8 @@ class PathfinderData(TaskData):
         features = [geometry(of, size) for of in (seen, asked)]
         scores = {
             "majority": majority(known, labels),
-            "marker_distance": lookup(bins[0], known, bins[1], labels),
-            "marker_geometry": logistic(features[0], known, features[1], labels),
+            "marker distance": lookup(bins[0], known, bins[1], labels),
+            "marker geometry": logistic(features[0], known, features[1], labels),
         }
         return {rule: {"accuracy": score} for rule, score in scores.items()}
 
@@ -210,7 +192,7 @@ class PathfinderData(TaskData):
             make=self._make,
             cache_dir=self.cache_dir,
         )
-        return Pixels(rows, black_is_padding=self.black_is_padding)
+        return self._pixels(rows)
 
     def _make(self, seed: Sequence[int], count: int) -> dict[str, np.ndarray]:
         made = generate(seed, count, self.settings)
@@ -221,19 +203,19 @@ class PathfinderData(TaskData):
         """The release's rows: split by their position, 80 %, 10 %, 10 %."""
         files, labels, self._empty = listing(Path(self.source), self.difficulty)
         self._is_sample = len(files) < RELEASED_ROWS
-        first, second = len(files) * 8 // 10, len(files) * 9 // 10
+        borders = [0, len(files) * 8 // 10, len(files) * 9 // 10, len(files)]
+        counts = (self.num_train, self.num_eval, self.num_eval)
         parts = [
-            (0, min(first, self.num_train)),
-            (first, min(second, first + self.num_eval)),
-            (second, min(len(files), second + self.num_eval)),
+            begin + spread(end - begin, count).numpy()
+            for (begin, end), count in zip(pairwise(borders), counts, strict=True)
         ]
         self.train, self.validation, self.test = (
-            Pixels(
-                Released(files[begin:end], labels[begin:end], self.settings.resolution),
-                black_is_padding=self.black_is_padding,
-            )
-            for begin, end in parts
+            self._pixels(Released([files[i] for i in rows], labels[rows], self.settings.resolution))
+            for rows in parts
         )
+
+    def _pixels(self, rows: Shards | Released) -> Pixels:
+        return Pixels(rows, black_is_padding=self.protocol == "lra2020")
 
 
 def distance(markers: Tensor) -> Tensor:
