@@ -159,11 +159,11 @@ class InductionData(TaskData):
         """The most frequent token, and the last before the trigger."""
         train = self._train_rows((self.seed,), min(self.num_train, 10_000)).every().answers
         frequent = rules.most_frequent(train)
-        right = {"majority": 0.0, "last_value": 0.0}
+        right = {"majority": 0.0, "last value": 0.0}
         for member in self.test.members:
             batch = member[torch.arange(len(member))]
             shown = batch.tokens[:, :-1] if batch.context is None else batch.context
-            for rule, guess in (("majority", frequent), ("last_value", shown[:, -1:])):
+            for rule, guess in (("majority", frequent), ("last value", shown[:, -1:])):
                 right[rule] += float(rules.shares_right(guess, batch.answers).sum())
         return {rule: {"accuracy": count / len(self.test)} for rule, count in right.items()}
 

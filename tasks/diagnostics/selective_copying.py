@@ -141,7 +141,7 @@ class SelectiveCopyingData(TaskData):
         """The most frequent token, and the last one, for every answer."""
         asked = self.test.every().answers
         train = self._rows((self.seed,), min(self.num_train, 10_000)).every().answers
-        guesses = {"majority": rules.most_frequent(train), "last_value": asked[:, -1:]}
+        guesses = {"majority": rules.most_frequent(train), "last value": asked[:, -1:]}
         return {
             rule: {"accuracy": float(rules.shares_right(guess, asked).mean())}
             for rule, guess in guesses.items()

@@ -52,7 +52,7 @@ def test_trivial_rules_are_near_chance() -> None:
     chance = 1 / 15
     assert scores["majority"]["accuracy"] == pytest.approx(chance, abs=0.02)
     last = np.mean([1 / (n - 2) + (1 - 1 / (n - 2)) * chance for n in (16, 32, 64)])
-    assert scores["last_value"]["accuracy"] == pytest.approx(last, abs=0.02)
+    assert scores["last value"]["accuracy"] == pytest.approx(last, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_every_pattern_asks_for_the_same(pattern: str) -> None:
 def test_the_last_token_is_right_once_a_row_or_more() -> None:
     data = build_data("selective_copying/tiny")  # 3 answers of 8 tokens
     scores = data.trivial_scores()
-    assert scores["last_value"]["accuracy"] == pytest.approx((1 + 2 / 8) / 3, abs=0.03)
+    assert scores["last value"]["accuracy"] == pytest.approx((1 + 2 / 8) / 3, abs=0.03)
     assert scores["majority"]["accuracy"] == pytest.approx(1 / 8, abs=0.03)
 
 
