@@ -26,7 +26,7 @@ SUITE, METRIC = "diagnostics", "accuracy"
 
 
 def pattern_figures(canvas: Canvas, rows: pd.DataFrame, scores: pd.DataFrame) -> list[Plot]:
-    """A heat map of mechanisms by patterns, and the curves over the number of pairs.
+    """A heat map of mechanisms by patterns, and curves over the number of pairs.
 
     Args:
         canvas: Where they go.
@@ -37,13 +37,16 @@ def pattern_figures(canvas: Canvas, rows: pd.DataFrame, scores: pd.DataFrame) ->
     by_pairs = group_scores(rows).dropna(subset="pairs")
     plots = []
     for task, cells in own[own["pattern"].ne("all")].groupby(TASK, sort=False):
-        if cells.loc[cells["n"] > 0, "pattern"].nunique() < 2:
-            continue
         names = [str(part) for part in task]
-        plots.append(_map(canvas, names, cells))
+        if cells.loc[cells["n"] > 0, "pattern"].nunique() > 1:
+            plots.append(_map(canvas, names, cells))
         curves = by_pairs[(by_pairs[TASK] == names).all(axis=1)]
         if curves["pairs"].nunique() > 1:
             plots.append(_curves(canvas, names, curves))
+    for (suite, task, backbone), curves in by_pairs.groupby(["suite", "task", "backbone"]):
+        one_each = curves.groupby("dataset")["pairs"].nunique().eq(1).all()
+        if one_each and curves["pairs"].nunique() > 1:  # models trained on one number each
+            plots.append(_curves(canvas, [str(suite), str(task), "", "", str(backbone)], curves))
     return plots
 
 

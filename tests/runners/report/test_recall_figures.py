@@ -74,7 +74,23 @@ def test_one_figure_has_the_recall_in_every_pattern(
 
 
 def test_a_task_of_one_pattern_has_no_map(tmp_path: Path) -> None:
-    assert drawn(rows(cross("softmax", "causal_self", 0.9)), tmp_path) == []
+    plots = drawn(rows(cross("softmax", "causal_self", 0.9)), tmp_path)
+    assert [plot.name.split("_")[0] for plot in plots] == ["pairs"]
+
+
+def test_models_of_one_number_of_pairs_each_share_a_curve(
+    saved: dict[str, Figure], tmp_path: Path
+) -> None:
+    made = [
+        train("softmax", {"accuracy": value}, pattern="causal_self", seed=seed, task="mqar",
+              dataset=f"MQAR-L{4 * pairs}-N{pairs}", data={"num_pairs": pairs},
+              extra=groups({f"{pairs}_pairs": value}))
+        for pairs, value in ((4, 0.9), (8, 0.5)) for seed in (0, 1)
+    ]  # fmt: skip
+    (plot,) = drawn(rows(made), tmp_path)
+    (axes,) = saved[plot.name].axes
+    assert list(axes.lines[-1].get_xdata()) == [4, 8]  # type: ignore[arg-type]
+    assert list(axes.lines[-1].get_ydata()) == [0.9, 0.5]  # type: ignore[arg-type]
 
 
 def test_recall_over_the_state_has_a_place_for_none(
