@@ -27,7 +27,8 @@ def main() -> int:
     console.print(_matrix("attention", mechanisms, sources))
     console.print(_matrix("task", _tasks()))
     for name in _choices("experiment"):
-        if "/place/" not in name:  # a part of the quick start, no experiment of its own
+        # What does not say how it is run is a part of another.
+        if "# Run:" in (CONF / "experiment" / f"{name}.yaml").read_text("utf-8"):
             console.print(f"experiment  +experiment={name}")
     for package in KERNEL_PACKAGES:
         console.print(f"kernels     {package} {'present' if find_spec(package) else 'absent'}")

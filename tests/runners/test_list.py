@@ -11,6 +11,8 @@ def test_it_names_every_mechanism_task_and_experiment(capsys: pytest.CaptureFixt
     told = capsys.readouterr().out
     for name in ("softmax", "local_window", "mqar/tiny", "+experiment=quickstart/quality"):
         assert name in told
+    assert "zoology/figure2\n" in told
+    assert "zoology/size" not in told  # a part of figure2
 
 
 def test_help_imports_nothing_heavy() -> None:
