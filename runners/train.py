@@ -205,9 +205,11 @@ def _test(
         check_finite({extra["metric"]: extra["value"]}, f"test of step {step}")
         run.add(**{"comment": comment, **extra})
     directions = {**model.directions, **{e["metric"]: e.get("direction", "") for e in extras}}
+    lengths = {extra["metric"]: extra.get("seq_len") for extra in extras}  # those of groups of rows
     for rule, values in data.trivial_scores().items():
         for metric, value in values.items():
-            run.add(metric, value, direction=directions[metric], split="test", rule=rule)
+            fields: dict[str, Any] = {"split": "test", "seq_len": lengths.get(metric)}
+            run.add(metric, value, direction=directions[metric], rule=rule, **fields)
 
 
 def _add_parameters(run: Run, model: Task) -> None:

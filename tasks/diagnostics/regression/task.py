@@ -229,6 +229,7 @@ class Regression(Task):
                 "value": float(metric.compute()),
                 "direction": "lower",
                 "split": "test",
+                "seq_len": 2 * count + 1,  # the examples, and the point that is asked
             }
             for count, metric in enumerate(cast(Iterable[Mean], self.by_count))
         ]
