@@ -100,7 +100,7 @@ def test_a_flood_over_the_pixels_joins_the_ends_of_one_snake(hard: Images) -> No
         is_apart = gaps > 2 * reach + 1 + 2 * 3  # lines and markers reach 3 pixels from their path
         for i in np.flatnonzero((made.labels == 1) | is_apart):
             on = np.pad(made.images[i] > level, reach)
-            near = sliding_window_view(on, (2 * reach + 1,) * 2).any(axis=(2, 3))
+            near = np.asarray(sliding_window_view(on, (2 * reach + 1,) * 2).any(axis=(2, 3)))
             first, second = map(tuple, made.markers[i].astype(int))
             assert flood(near, first)[second] == (made.labels[i] == 1)
         is_decided = is_apart & (made.labels == 0)
