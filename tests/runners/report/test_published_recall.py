@@ -5,19 +5,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hydra.utils import instantiate
 
 from runners.records import Measurement, Record, Status
 from runners.report.published import beside, lra, mad, mqar
 from runners.report.render import Table
 from runners.report.scores import quality
 from tests.runners.report.made import rows, train
+from tests.tasks.building import settings
 
 LRA: dict[str, Any] = {"suite": "lra", "backbone": "LRA", "pattern": "noncausal_self"}
 FIVE = (
     ("listops", "ListOps"),
     ("text_classification", "IMDb"),
     ("retrieval", "AAN"),
-    ("image_classification", "CIFAR-10"),
+    ("image_classification", "CIFAR-10-grey"),
     ("pathfinder", "Pathfinder-32-hard"),
 )
 
@@ -43,6 +45,26 @@ def compared(*records: Record) -> Table | None:
 @pytest.mark.parametrize("name", ["lra_accuracy", "lra_efficiency", "mqar", "synthetics_other"])
 def test_every_published_number_has_a_source(name: str) -> None:
     assert (beside.read_csv(f"{name}.csv")["source"].str.len() > 0).all()
+
+
+WHOLE = {
+    "listops": (96_000, 2_000),
+    "text_classification": (25_000, 25_000),
+    "retrieval": (147_086, 17_437),
+    "image_classification": (45_000, 10_000),
+}
+
+
+@pytest.mark.parametrize(("task", "dataset"), [*FIVE, ("pathfinder", "Path-X")])
+def test_data_sets_go_by_the_names_that_their_data_give_them(task: str, dataset: str) -> None:
+    preset = "pathx" if dataset == "Path-X" else "paper"
+    few = {"source": "generated", "num_train": 2, "num_eval": 2}
+    data = instantiate({**settings(f"{task}/{preset}")["data"], **few})
+    if task in WHOLE:
+        data.source, data.is_whole = "a release", True
+        data.train, data.test = map(range, WHOLE[task])
+    assert data.dataset == dataset
+    assert (task, dataset) in lra.DATASETS.values()
 
 
 def test_both_averages_of_the_published_transformer_come_out_of_its_row() -> None:

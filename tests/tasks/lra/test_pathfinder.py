@@ -1,4 +1,4 @@
-"""Pathfinder: images against what is known of the original's, labels against a flood fill."""
+"""Pathfinder: images against what is known of the original's, and against plain rewrites."""
 
 import hashlib
 import shutil
@@ -8,21 +8,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+from tasks.lra.pathfinder.composition import draw
 from tasks.lra.pathfinder.data import PathfinderData
 from tasks.lra.pathfinder.generate import Images, generate
 from tasks.lra.pathfinder.geometry import first_places, geometry
-from tasks.lra.pathfinder.released import find_markers
+from tasks.lra.pathfinder.released import find_markers, listing, read
 from tasks.lra.pathfinder.settings import Settings
+from tasks.lra.pathfinder.stamps import LIGHT, ONE, disc, shrink
 
-HARD = Settings.documented(32)
+HARD, PATH_X = Settings.documented(32), Settings.documented(128, margins=(3,))
 NUM_IMAGES = 600
+MARKER = np.array([[0, 24, 59, 0], [24, 206, 245, 117], [59, 245, 255, 172], [0, 117, 172, 42]])
+"""As in the released images of 32 pixels; its place is that of the 255."""
 
 
 @pytest.fixture(scope="module")
 def hard() -> Images:
     return generate(3, NUM_IMAGES, HARD)
+
+
+def like_a_marker(images: np.ndarray) -> np.ndarray:
+    """The share of a marker's light that there is at least, for each 4 x 4 pixels of an image."""
+    bright = MARKER > 59  # below, lines shine through
+    windows = sliding_window_view(images, (4, 4), axis=(1, 2))[..., bright]
+    return np.minimum(windows / MARKER[bright], 1).min(axis=-1)
+
+
+@pytest.fixture(scope="module")
+def path_x() -> Images:
+    return generate(3, 3, PATH_X)
 
 
 def flood(passable: np.ndarray, start: tuple[int, ...]) -> np.ndarray:
@@ -38,76 +55,123 @@ def flood(passable: np.ndarray, start: tuple[int, ...]) -> np.ndarray:
     return reached[1:-1, 1:-1]
 
 
-def bridges(snake: np.ndarray, size: int) -> np.ndarray:
-    """The snake as one thick line through the places of its dashes (length, 3)."""
-    picture = np.zeros((size, size), dtype=bool)
-    for (y0, x0), (y1, x1) in zip(snake[:-1, :2], snake[1:, :2], strict=True):
-        steps = 1 + max(abs(y1 - y0), abs(x1 - x0))
-        line = np.stack([np.linspace(y0, y1, steps), np.linspace(x0, x1, steps)]).round()
-        picture[tuple(line.astype(int))] = True
-    return picture
+def test_markers_are_on_the_ends_that_the_label_says(hard: Images, path_x: Images) -> None:
+    for made in (hard, path_x):
+        for label, markers, snakes in zip(made.labels, made.markers, made.snakes, strict=True):
+            own = np.flatnonzero((snakes[:, 0, :2] == markers[0]).all(axis=1))
+            assert len(own) == 1  # on the tail of just one target
+            other = own[0] if label == 1 else 1 - own[0]
+            assert (snakes[other, -1, :2] == markers[1]).all()
 
 
 @pytest.mark.parametrize("resolution", [32, 128])
-def test_a_flood_along_a_snake_reaches_both_markers_where_the_label_says_so(
-    resolution: int, hard: Images
+def test_dashes_keep_their_margins_on_a_map_of_what_is_occupied(
+    resolution: int, hard: Images, path_x: Images
 ) -> None:
-    made = hard if resolution == 32 else generate(3, 4, Settings.documented(resolution, "easy"))
-    met = 0
-    for label, markers, snakes in zip(made.labels, made.markers, made.snakes, strict=True):
-        first, second = (tuple(int(x) for x in marker) for marker in markers)
-        from_tail = [
-            flood(bridges(snake, resolution), first)
-            for snake in snakes
-            if tuple(snake[0, :2]) == first
-        ]
-        assert len(from_tail) == 1  # the first marker is on the tail of just one snake
-        if from_tail[0][second] != (label == 1):
-            # The last dash of the first target is not in the way of the other's last one, which
-            # may touch it or end on the same pixel, as in the original.
-            assert label == 0
-            assert np.abs(snakes[0, -1, :2] - snakes[1, -1, :2]).max() <= 4
-            met += 1
-    assert met <= 0.02 * len(made.labels)
+    """The rule of the original on whole maps, in place of tables: no two masks reach 1.8."""
+    settings, made = (HARD, hard) if resolution == 32 else (PATH_X, path_x)
+    for margin, snakes in zip(made.margins[:60].tolist(), made.snakes[:60], strict=True):
+        masks = geometry(settings, margin).masks / ONE
+        side = masks.shape[-1]
+        blocked = np.pad(np.zeros((resolution - 2,) * 2), settings.padding, constant_values=1)
+        occupied = np.pad(blocked, side // 2)
+        windows = sliding_window_view(occupied, (side, side), writeable=True)
+        turns = snakes.swapaxes(0, 1).reshape(-1, 3)  # the targets grow in turn
+        for i in range(2, len(turns)):  # first dashes are not tried
+            if i > 2:  # neither the dash before it nor the newest of the other target is in the way
+                row, column, stamp = turns[i - 3]
+                windows[row, column] = np.maximum(windows[row, column], masks[stamp])
+            row, column, stamp = turns[i]
+            assert (windows[row, column] + masks[stamp]).max() < 1.8
+            around = disc(margin) + turns[i, :2] + side // 2
+            assert occupied[tuple(around.T)].max() < 1  # else its head has no weight
 
 
-def test_a_flood_over_the_pixels_agrees_where_snakes_seldom_meet() -> None:
-    # Pixels alone can decide where gaps between dashes are narrower than those between snakes,
-    # which the margins make likely, not certain: nine of ten such images.
-    settings = Settings.documented(
+def test_a_flood_over_the_pixels_joins_the_ends_of_one_snake(hard: Images) -> None:
+    """Always those of one, and never those of two whose lines are too far apart to be joined."""
+    apart = Settings.documented(
         128, contour_len=5, num_distractors=0, margins=(2,), continuity=3.0, seed_distance=28
     )
-    made = generate(5, 40, settings)
-    right = []
-    for image, label, markers in zip(made.images, made.labels, made.markers, strict=True):
-        on = np.pad(image > 40, 2)
-        near = np.logical_or.reduce(
-            [on[y : y + 128, x : x + 128] for y in range(5) for x in range(5)]
-        )
-        first, second = (tuple(int(x) for x in marker) for marker in markers)
-        right.append(flood(near, first)[second] == (label == 1))
-    assert np.mean(right) > 0.8
+    # Pixels above this level join what is twice as many pixels away, and one, or less.
+    for images, level, reach in ((hard, 30, 1), (generate(5, 60, apart), 40, 2)):
+        made = Images(*(part[:100] for part in images))
+        paths = [[path(snake) for snake in snakes] for snakes in made.snakes]
+        gaps = np.array([np.abs(a[:, None] - b).max(axis=2).min() for a, b in paths])
+        is_apart = gaps > 2 * reach + 1 + 2 * 3  # lines and markers reach 3 pixels from their path
+        for i in np.flatnonzero((made.labels == 1) | is_apart):
+            on = np.pad(made.images[i] > level, reach)
+            near = np.asarray(sliding_window_view(on, (2 * reach + 1,) * 2).any(axis=(2, 3)))
+            first, second = map(tuple, made.markers[i].astype(int))
+            assert flood(near, first)[second] == (made.labels[i] == 1)
+        is_decided = is_apart & (made.labels == 0)
+        assert reach == 1 or is_decided.sum() > 10
 
 
-def test_markers_have_the_pixels_that_were_released(hard: Images) -> None:
-    patch = np.array([[0, 24, 59, 0], [24, 206, 245, 117], [59, 245, 255, 172], [0, 117, 172, 42]])
-    inner = patch > 59  # below, lines shine through
-    for image, markers in zip(hard.images, hard.markers.astype(int), strict=True):
+def path(snake: np.ndarray) -> np.ndarray:
+    """Points on the line from dash to dash (length, 3), one a pixel or more: (points, 2)."""
+    legs = zip(snake[:-1, :2], snake[1:, :2], strict=True)
+    return np.concatenate([np.linspace(a, b, 1 + int(abs(b - a).max())) for a, b in legs])
+
+
+def test_a_marker_has_the_pixels_that_were_released() -> None:
+    far = np.array([[[26]], [[26]], [[0]]], dtype=np.int32)  # a dash, whose light is the unit
+    none = np.zeros((3, 0, 1), dtype=np.int32)
+    for y, x in ((8, 8), (16, 9), (12, 17)):
+        image = draw(HARD, 1, far, none, np.array([[[y], [y]], [[x], [x]]]))[0]
+        assert np.array_equal(image[y - 2 : y + 2, x - 2 : x + 2], MARKER)
+        image[y - 2 : y + 2, x - 2 : x + 2] = 0
+        assert image[:23, :23].max() <= 2  # what the filter leaves around
+
+
+def test_an_image_is_its_dashes_and_markers_laid_over_each_other() -> None:
+    settings = Settings.documented(32, num_distractors=0)
+    made = generate(2, 40, settings)
+    lines = geometry(settings, 1).lines / LIGHT
+    pad = lines.shape[-1] // 2
+    y, x = np.ogrid[:64, :64]
+    for image, markers, snakes in zip(
+        made.images, made.markers.astype(int), made.snakes, strict=True
+    ):
+        line = np.zeros((32 + 2 * pad, 32 + 2 * pad))
+        for row, column, stamp in snakes.reshape(-1, 3):
+            part = line[row : row + 2 * pad + 1, column : column + 2 * pad + 1]
+            np.maximum(part, lines[stamp], out=part)
+        light = line[pad:-pad, pad:-pad] / line[pad:-pad, pad:-pad].max()
+        for row, column in markers:
+            is_inside = (y - 2 * row) ** 2 + (x - 2 * column) ** 2 <= 3**2  # at twice the size
+            light = np.maximum(light, shrink(is_inside, 32))
+        # In a corner a marker overshoots more than elsewhere, and is white too.
+        left = 255 * np.minimum(light / 1.11388, 1) - image
+        assert left.min() > -0.01
+        assert left.max() < 1.01  # what the floor to a level takes
+
+
+def test_markers_are_found_where_they_do_not_touch(hard: Images, path_x: Images) -> None:
+    likeness = like_a_marker(hard.images)
+    for places, markers in zip(likeness, hard.markers.astype(int), strict=True):
         for y, x in markers:
-            found = image[y - 2 : y + 2, x - 2 : x + 2].astype(int)
             if min(y, x) >= 5 and max(y, x) < 26:  # the border changes the shrinking
-                assert (found[inner] >= patch[inner]).all()  # the other one may lie over it
-                assert found[2, 2] == 255
+                assert places[y - 2, x - 2] == 1
     lines = hard.images.copy()
     for image, markers in zip(lines, hard.markers.astype(int), strict=True):
         for y, x in markers:
             image[max(0, y - 5) : y + 6, max(0, x - 5) : x + 6] = 0
     assert lines.max() == 228  # the brightest that a line has
-    exact = (
-        find_markers(hard.images).sort(dim=1).values
-        - torch.tensor(hard.markers.astype(float)).sort(dim=1).values
+    larger = generate(1, 20, Settings.documented(64))
+    for made in (hard, larger, path_x):
+        markers = made.markers.astype(int)
+        is_apart = np.abs(np.diff(markers, axis=1)).max(axis=(1, 2)) > 8
+        off = differing(find_markers(made.images).numpy(), markers)
+        assert off[is_apart].max() < 1.5
+        assert is_apart.mean() > 0.7
+
+
+def differing(found: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """How far two points are from two others at most, in the order that suits them better."""
+    far = np.linalg.norm(found[:, :, None] - markers[:, None], axis=-1)
+    return np.minimum(
+        np.maximum(far[:, 0, 0], far[:, 1, 1]), np.maximum(far[:, 0, 1], far[:, 1, 0])
     )
-    assert (exact.abs() < 1).double().mean() > 0.97  # but where two markers touch
 
 
 def test_images_have_the_statistics_of_the_original(hard: Images) -> None:
@@ -126,12 +190,45 @@ def test_images_have_the_statistics_of_the_original(hard: Images) -> None:
     assert len(geometry(HARD, 1).choices) == 18
 
 
-def test_images_are_like_those_of_a_port_of_the_original(hard: Images) -> None:
-    # 240 images of NasonovIvan/Pathfinder-Listops: it clips the masks of dashes to 8 bits, which
-    # admits 30 of the 61 first directions, and scales an image by its brightest line or marker.
-    for level, mean, bound in ((1, 0.351, 0.025), (10, 0.157, 0.015), (60, 0.124, 0.01)):
-        assert abs((hard.images >= level).mean() - mean) < bound
-    assert abs(hard.images.mean() - 18.6) < 1.0
+def test_images_are_like_those_that_a_port_of_the_original_drew(
+    real_data: Path, hard: Images
+) -> None:
+    """Ink, labels and marker distances, within bounds that images of other settings break.
+
+    The port clips the masks of dashes to 8 bits, which admits 30 of the 61 first directions, and
+    scales an image by its brightest line or marker; its ink is 2 to 5 % less.
+    """
+    files, labels, empty = listing(real_data / "pathfinder32_refgen", "hard")
+    assert (len(files), empty) == (240, [])
+    theirs = np.stack([read(file, 32) for file in files])
+
+    def furthest(images: np.ndarray) -> float:
+        shares = [(images >= t).mean() / (theirs >= t).mean() for t in (1, 10, 60)]
+        return max(abs(share - 1) for share in (*shares, images.mean() / theirs.mean()))
+
+    assert furthest(hard.images) < 0.06
+    more = Settings.documented(32, num_distractors=7)
+    thicker = Settings.documented(32, thickness=1.0)
+    brighter = Settings.documented(32, target_contrast=1.0)
+    for other in (more, thicker, brighter):
+        assert furthest(generate(3, 200, other).images) > 0.06, other
+    assert abs(labels.double().mean() - hard.labels.mean()) < 4 * 0.5 * (1 / 240 + 1 / 600) ** 0.5
+    # Scaled by a line, a marker has 0.94 of its light or more; nothing else looks like one.
+    likeness = like_a_marker(theirs).reshape(240, -1)
+    best = likeness.argsort(axis=1)[:, -3:]
+    order = np.take_along_axis(likeness, best, axis=1)
+    assert order[:, 0].max() < 0.7
+    assert order[:, 1].min() > 0.9
+    found = np.stack(np.divmod(best[:, 1:], 29), axis=-1)
+    assert differing(find_markers(theirs).numpy(), found + 2).max() < 1.5
+    for label in (0, 1):
+        one, other = (
+            np.linalg.norm(np.diff(of.astype(int), axis=1), axis=(1, 2))
+            for of in (found[labels.numpy() == label], hard.markers[hard.labels == label])
+        )
+        error = (one.var() / len(one) + other.var() / len(other)) ** 0.5
+        assert abs(one.mean() - other.mean()) < 4 * error
+        assert 0.5 < one.std() / other.std() < 2
 
 
 def test_a_seed_gives_these_images_on_any_machine() -> None:
