@@ -134,6 +134,7 @@ COMMANDS: Mapping[str, tuple[type, Sequence[str]]] = {
 BOUNDS = {
     "label_len": Count,
     "min_summary_len": Count,
+    "num_distractors": Count,
     "horizon": Size,
     "warmup_steps": Size,
     "lr": Positive,
@@ -279,4 +280,6 @@ def _words(expected: Any) -> str:
         return " or ".join(dict.fromkeys(map(str, arguments)))
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list, each {_words(arguments[0])}" if arguments else "a list"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a group of settings"
     return WORDS.get(expected, getattr(expected, "__name__", str(expected)))

@@ -39,7 +39,8 @@ def _table(record: Record) -> Table:
     for m in record.measurements:
         if m.step is not None:  # a curve is for the report
             continue
-        name = m.metric if m.attention is None else f"{m.metric} of {m.attention}"
+        who = m.attention if m.rule is None else f"rule: {m.rule}"
+        name = m.metric if who is None else f"{m.metric} of {who}"
         table.add_row(name, _number(m), m.unit, m.split, str(m.seq_len or ""), m.direction)
     return table
 

@@ -127,13 +127,18 @@ class Shards:
                 np.load(self._path(name), mmap_mode="r").shape == (self.num_rows, *shape)
                 for name, (shape, _) in self.fields.items()
             )
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):  # the last where a file is empty
             return False
 
     def _create(self) -> None:
         """Make the folder with empty files, at once; the first of several processes wins."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        parent = self.folder.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=parent))
+        except OSError as error:
+            why = f"generated rows cannot be kept in {parent}, see cache_dir: {error.strerror}"
+            raise OSError(error.errno, why) from error
         try:
             for name, (shape, dtype) in self.fields.items():
                 np.lib.format.open_memmap(

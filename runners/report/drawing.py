@@ -191,8 +191,11 @@ def title(figure: Figure, text: str) -> None:
 
 
 def line(axes: Axes, x: ArrayLike, y: ArrayLike, style: Style) -> None:
-    """A curve with a mark at each measured point."""
-    axes.plot(x, _drawable(y), **_look(style))
+    """A curve with a mark at each measured point; the baseline's only where it is a lone one."""
+    look, known = _look(style), _drawable(y)
+    if np.isfinite(known).sum() == 1 and not style.marker:
+        look["marker"] = "o"
+    axes.plot(x, known, **look)
 
 
 def band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, style: Style) -> None:

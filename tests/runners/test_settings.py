@@ -31,6 +31,11 @@ COUNT, SHARE, TEXT = "a positive integer", "a positive number", "a name"
         ("train task.model.lr=nan", f"task.model.lr must be {SHARE}, got NaN"),
         ("train task=forecasting/tiny task.model.ffn_dim=x", f"must be {COUNT}, got .x"),
         ("train task=language_modeling/tiny task.data.context_lens=16", "must be a list.*got 16"),
+        (
+            "train task=pathfinder/tiny +task.data.changes=[1]",
+            "changes must be a group of settings",
+        ),
+        ("train task=pathfinder/tiny task.data.num_distractors=-1", "an integer of at least 0"),
         ("train task.fit.monitor=foo", "task.fit.monitor must be one of accuracy or null.*foo"),
         ("train task.fit.patience=2", "monitor must be one of accuracy where .*patience is 2"),
         ("train trainer.max_steps=0", f"trainer.max_steps must be {COUNT} or -1 or null, got 0"),
@@ -78,6 +83,10 @@ def test_every_mechanism_can_have_its_own_settings(name: str) -> None:
 @pytest.mark.parametrize("name", _choices("task"))
 def test_every_task_can_have_its_own_settings(name: str) -> None:
     checked("train", f"task={name}", "task.data.source=somewhere", "trainer.precision=bf16-mixed")
+
+
+def test_an_image_may_have_no_distractors() -> None:
+    checked("train", "task=pathfinder/tiny", "task.data.num_distractors=0")
 
 
 def test_what_is_left_to_choose_is_named() -> None:

@@ -70,6 +70,23 @@ def test_a_trained_task_has_a_line_per_metric_without_its_curves(
     assert any("0.75" in line for line in lines)
 
 
+def test_the_score_of_a_rule_is_not_shown_as_the_run_s_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = (
+        Measurement("accuracy", 0.75, split="test"),
+        Measurement("accuracy", 0.25, split="test", rule="majority"),
+    )
+    record = Record("id", "train", Status.OK, {}, {}, measurements=rows)
+    names = {
+        value: line.split("│")[1].strip()
+        for line in printed(record, monkeypatch)
+        for value in ("0.75", "0.25")
+        if value in line
+    }
+    assert names == {"0.75": "accuracy", "0.25": "accuracy of rule: majority"}
+
+
 def test_a_run_that_did_not_end_well_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     record = Record("id", "speed", Status.OOM, {}, {}, error="no memory")
     assert summary.show([record]) == 1

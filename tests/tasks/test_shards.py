@@ -118,8 +118,9 @@ def test_another_version_and_a_cut_file_are_made_anew(tmp_path: Path) -> None:
     assert torch.equal(rows_in(tmp_path, other)[EVERY]["x"], whole["x"])  # kept, not made
     assert rows_in(tmp_path, other, version=2)[EVERY]["x"].unique().tolist() == [9]
     file = before.folder / "x.npy"
-    file.write_bytes(file.read_bytes()[:-100])
-    assert torch.equal(rows_in(tmp_path)[EVERY]["x"], whole["x"])
+    for left in (-100, 0):
+        file.write_bytes(file.read_bytes()[:left])
+        assert torch.equal(rows_in(tmp_path)[EVERY]["x"], whole["x"])
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_half_shard(tmp_path: Path) -> None:
@@ -133,6 +134,13 @@ def test_a_full_disk_is_an_error_and_leaves_no_half_shard(tmp_path: Path) -> Non
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.equal(reader[EVERY]["x"], rows_in(tmp_path / "other")[EVERY]["x"])
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = f"generated rows cannot be kept in {tmp_path / 'file'}/.*cache_dir: Not a directory"
+    with pytest.raises(OSError, match=told):
+        rows_in(tmp_path / "file")[EVERY]
 
 
 def test_the_first_epoch_reads_rows_in_their_order_and_the_others_do_not(tmp_path: Path) -> None:

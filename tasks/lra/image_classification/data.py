@@ -223,13 +223,17 @@ def _decode(images: Any, labels: Any, source: str) -> Examples:
 
 def _colours(image: Any, where: str) -> np.ndarray:
     """A picture's red, green and blue, uint8 (SIDE, SIDE, 3)."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     content = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(content, bytes):
         raise ValueError(f"{where}: expected the bytes of a picture, got {content!r}")
     try:
         colours = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    except UnidentifiedImageError:  # its message names a buffer in memory
+        raise ValueError(
+            f"{where}: expected the bytes of a picture, got {content[:20]!r}"
+        ) from None
     except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
         raise ValueError(f"{where}: the picture cannot be read: {error}") from error
     if colours.shape[:2] != (SIDE, SIDE):

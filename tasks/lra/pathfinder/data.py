@@ -32,6 +32,11 @@ AT_ONCE = 1024
 RELEASED_ROWS = 199_000
 """A set of the release has 200,000 images, but for some that are broken."""
 DISTANCE_BINS = 32
+CHANGES = [
+    field.name
+    for field in dataclasses.fields(Settings)
+    if field.name not in ("resolution", "num_distractors")  # settings of the data themselves
+]
 
 
 class Pixels:
@@ -97,6 +102,10 @@ class PathfinderData(LraData):
         **given: Any,
     ) -> None:
         super().__init__(source=source, max_len=max_len or resolution**2, **given)
+        for name in changes or {}:
+            if name not in CHANGES:
+                known = ", ".join(CHANGES)
+                raise ValueError(f"pathfinder: changes may have {known}, not {name!r}")
         self.settings = Settings.documented(
             resolution, difficulty, num_distractors=num_distractors, **(changes or {})
         )

@@ -27,8 +27,10 @@ from tasks.lra.pathfinder.stamps import ONE
 NOWHERE = -(2**14)
 LANES = 8192
 """Attempts at once."""
-HOPELESS = 2**22
-"""Attempts without any success after which the settings are given up."""
+HOPELESS = 2**19
+"""Attempts after which settings are given up if hardly any has succeeded."""
+LEAST_SHARE = 2**-16
+"""That must have: a shard would take hours. The documented settings are above 1 in 100."""
 
 
 BITS = np.array([bin(byte).count("1") for byte in range(256)])
@@ -92,10 +94,11 @@ class Lanes:
             found.append(self._attempt(lanes))
             num_found += found[-1].heads.shape[-1]
             num_tried += lanes
-            if num_tried >= HOPELESS and not num_found:
+            is_rare = num_found < LEAST_SHARE * num_tried
+            if is_rare and num_tried >= HOPELESS and num_found < count:
                 raise ValueError(
                     f"pathfinder: contour_len {self.settings.contour_len} does not fit into "
-                    f"{self.settings.resolution} pixels: none of {num_tried} pairs did"
+                    f"{self.settings.resolution} pixels: {num_found} of {num_tried} pairs did"
                 )
         return Targets(
             *(np.concatenate(parts, axis=-1)[..., :count] for parts in zip(*found, strict=True))

@@ -124,19 +124,29 @@ class Settings:
         )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "margins", tuple(self.margins))  # a list from a YAML
+        if isinstance(self.margins, list):  # from a YAML
+            object.__setattr__(self, "margins", tuple(self.margins))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(
                     f"pathfinder: {name} must be a whole number of at least {least}, got {value!r}"
                 )
-        for name in ("marker_radius", "continuity", "target_contrast"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"pathfinder: {name} must be positive, got {getattr(self, name)}")
-        if not self.margins or not all(isinstance(m, int) and m >= 1 for m in self.margins):
-            raise ValueError(f"pathfinder: margins must be 1 or more each, got {self.margins}")
-        if self.thickness <= 0 or 2 * self.thickness != round(2 * self.thickness):
+        for name in ("marker_radius", "continuity", "target_contrast", "thickness"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"pathfinder: {name} must be a positive number, got {value!r}")
+        is_list = isinstance(self.margins, tuple) and len(self.margins) > 0
+        if not is_list or not all(isinstance(m, int) and m >= 1 for m in self.margins):
+            raise ValueError(
+                "pathfinder: margins must be a list of whole numbers of at least 1, got "
+                f"{self.margins!r}"
+            )
+        if not isinstance(self.original_poses, bool):
+            raise ValueError(
+                f"pathfinder: original_poses must be true or false, got {self.original_poses!r}"
+            )
+        if 2 * self.thickness != round(2 * self.thickness):
             raise ValueError(
                 f"pathfinder: thickness must be a positive multiple of 0.5, got {self.thickness}"
             )
@@ -144,6 +154,11 @@ class Settings:
 
     def _check_room(self) -> None:
         """Refuse what cannot be drawn: necessary conditions, of one dash and of all of them."""
+        if 2 * self.marker_radius > self.resolution:
+            raise ValueError(
+                "pathfinder: the markers do not fit: 2 marker_radius <= resolution, got "
+                f"2 x {self.marker_radius} > {self.resolution}"
+            )
         reach = self.dash_len + max(self.margins)
         if 2 * math.pi * reach > 64:
             raise ValueError(

@@ -195,3 +195,10 @@ def test_learning_curves(saved: dict[str, Figure], tmp_path: Path) -> None:
     assert axes.get_ylabel() == "perplexity ↓"
     assert list(axes.lines[0].get_xdata()) == [1, 2, 3]  # type: ignore[arg-type]
     assert_nothing_sticks_out(saved[plot.name])
+
+
+def test_a_single_validation_is_a_point(saved: dict[str, Figure], tmp_path: Path) -> None:
+    run = language_model("softmax", 0)
+    once = replace(run, measurements=tuple(m for m in run.measurements if m.step in (None, 1)))
+    (plot,) = Plotter(tmp_path, rows(once)).learning(rows(once))
+    assert [line.get_marker() for line in saved[plot.name].axes[0].lines] == ["o"]

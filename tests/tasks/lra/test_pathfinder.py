@@ -11,6 +11,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+from tasks.lra.pathfinder import lanes
 from tasks.lra.pathfinder.composition import draw
 from tasks.lra.pathfinder.data import PathfinderData
 from tasks.lra.pathfinder.generate import Images, generate
@@ -260,8 +261,27 @@ def test_impossible_settings_are_refused_with_their_inequality() -> None:
         Settings.documented(128, dash_len=9)
     with pytest.raises(ValueError, match="contour_len must be a whole number of at least 2, got 1"):
         Settings.documented(32, contour_len=1)
+    with pytest.raises(ValueError, match=r"the markers do not fit.* 2 x 17 > 32"):
+        Settings.documented(32, marker_radius=17)
+    with pytest.raises(ValueError, match="target_contrast must be a positive number, got 'much'"):
+        Settings.documented(32, target_contrast="much")
+    with pytest.raises(ValueError, match=r"margins must be a list of whole numbers .* got 1"):
+        Settings.documented(32, margins=1)
+    with pytest.raises(ValueError, match="original_poses must be true or false, got 5"):
+        Settings.documented(32, original_poses=5)
+    for name in ("difficult", "resolution", "num_distractors"):
+        with pytest.raises(ValueError, match=f"changes may have contour_len, .*, not '{name}'"):
+            PathfinderData(batch_size=2, changes={name: 1}, num_train=2, num_eval=2)
     with pytest.raises(ValueError, match="max_len must be resolution"):
         PathfinderData(batch_size=2, max_len=1000, num_train=2, num_eval=2)
+
+
+def test_settings_that_hardly_ever_fit_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "HOPELESS", 2 * lanes.LANES)
+    monkeypatch.setattr(lanes, "LEAST_SHARE", 0.01)
+    rare = Settings.documented(16, "easy", contour_len=8)  # 1 pair in 3,000
+    with pytest.raises(ValueError, match=r"contour_len 8 does not fit .*: \d+ of \d+ pairs did"):
+        generate(0, 1000, rare)
 
 
 def small(folder: Path, **changes: object) -> PathfinderData:
