@@ -1,5 +1,6 @@
 """Attention maps as a picture: a panel for each place and head."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from runners.files import whole
 
 MOST = 8
 """Places, and heads, that a picture shows."""
+CHARACTER, LINE = 0.08, 0.17
+"""Inches of the title's letters and lines."""
 
 
 def draw(
@@ -30,9 +33,13 @@ def draw(
     shown = maps[:MOST]
     num_heads = min(MOST, max(weights.shape[0] for _, weights in shown))
     side, left, top = 2.3, 0.75, 0.4
-    size = (left + num_heads * side, top + len(shown) * side + 0.2)
+    width = left + num_heads * side
+    lines = textwrap.wrap(title, int(width / CHARACTER))
+    top += LINE * (len(lines) - 1)
+    size = (width, top + len(shown) * side + 0.2)
     figure = Figure(figsize=size)
-    figure.text(0.1 / size[0], 1 - 0.22 / size[1], title, fontsize=9.5, fontweight="bold")
+    text = {"fontsize": 9.5, "fontweight": "bold", "va": "top"}
+    figure.text(0.1 / size[0], 1 - 0.1 / size[1], "\n".join(lines), **text)
     for i, (name, weights) in enumerate(shown):
         for h in range(min(num_heads, weights.shape[0])):
             bottom = size[1] - top - (i + 1) * side + 0.35
