@@ -203,3 +203,16 @@ def test_both_accuracies_are_what_they_are_called() -> None:
     assert tested["accuracy"] == pytest.approx(float(rows), abs=1e-6)
     macro = sum(tokens) / (len(tokens) + len(wrongly))  # torchmetrics counts those as 0
     assert tested["macro_accuracy"] == pytest.approx(float(macro), abs=1e-6)
+
+
+def test_rules_have_both_scores_and_the_majority_is_right_on_one_token_alone() -> None:
+    data = build_data("mad/tiny")
+    data.setup()
+    scores = data.trivial_scores()
+    assert scores.keys() == {"majority", "last value", "usual value"}
+    asked = data.test.every().answers
+    tokens = asked[asked != IGNORED].unique()
+    # Its recall is 1 for the token that it names, and 0 for every other.
+    assert scores["majority"]["macro_accuracy"] == pytest.approx(1 / len(tokens))
+    assert all(of.keys() == {"accuracy", "macro_accuracy"} for of in scores.values())
+    assert scores["usual value"]["macro_accuracy"] > 2 / len(tokens)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from tasks.data import TaskData, check_counts
 from tasks.diagnostics.answers import TEST_SEED, VALIDATION_SEED, Answers
@@ -103,9 +105,16 @@ class MadData(TaskData):
                 "last value": rules.most_recent(*seen),
                 "usual value": rules.most_frequent_before(*seen),
             }
+        return {rule: self._scores(guess, batch.answers) for rule, guess in guesses.items()}
+
+    def _scores(self, guess: Tensor, answers: Tensor) -> dict[str, float]:
+        guess = guess.expand_as(answers).clamp(min=0)  # where there is no guess, what is no answer
+        macro = multiclass_accuracy(
+            guess, answers, self.settings.vocab_size, average="macro", ignore_index=IGNORED
+        )
         return {
-            rule: {"accuracy": float(rules.shares_right(guess, batch.answers).mean())}
-            for rule, guess in guesses.items()
+            "accuracy": float(rules.shares_right(guess, answers).mean()),
+            "macro_accuracy": float(macro),
         }
 
     def _rows(self, seed: int, count: int, *, training: bool = False) -> Answers:
