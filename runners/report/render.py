@@ -137,6 +137,8 @@ class Table:
                 justify = "left" if j < self.num_words else "right"
                 table.add_column(escape(self._heading(j)), justify=justify, no_wrap=True)
             for i, line in enumerate(self.lines):
+                if not any(line[j] for j in columns[1:]):  # a rule of other tasks
+                    continue
                 cells = [(escape(line[j]), (i, j) in self.best) for j in columns]
                 style = "dim" if self._is_apart(i) else None
                 table.add_row(

@@ -32,7 +32,7 @@ ALL_DIFFER = 100
 FITTED_ROWS = 4096
 """Training rows that the rules are fitted to: the others need not have been made yet."""
 NESTING = (1, 2, 3, 4)
-"""How far down the rules read."""
+"""How far down the rules read, where there is more below."""
 FILES = {
     "train": ("basic_train.tsv", "train.tsv", "train_d20s.tsv"),
     "validation": ("basic_val.tsv", "val.tsv", "validation.tsv"),
@@ -159,7 +159,8 @@ class ListopsData(LraData):
             "first token": lookup(first[0], train_labels, first[1], test_labels),
         }
         usual = int(train_labels.bincount().argmax())
-        for depth in NESTING:
+        deepest = int(expressions.nesting(test["tokens"].numpy()).max())
+        for depth in filter(deepest.__gt__, NESTING):
             scores[f"digits to nesting {depth}"] = shallow(
                 test["tokens"], test_labels, max_nesting=depth, otherwise=usual
             )
