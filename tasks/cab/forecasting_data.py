@@ -4,6 +4,7 @@ Departs from CAB: the last, shorter test batch is kept.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,10 @@ from tasks.cab.forecasting_series import (
     time_features,
 )
 from tasks.data import TaskData, check_counts
+from tasks.rules.series import errors
+
+AT_ONCE = 256
+"""Windows that the rules are scored on together."""
 
 
 class Batch(NamedTuple):
@@ -150,6 +155,11 @@ class ForecastingData(TaskData):
             "label_len": self.label_len,
             "horizon": self.horizon,
         }
+
+    def trivial_scores(self) -> Mapping[str, Mapping[str, float]]:
+        """What a constant reaches: the mean, the last value."""
+        batches = (self.test[rows] for rows in torch.arange(len(self.test)).split(AT_ONCE))
+        return errors((batch.past, batch.future) for batch in batches)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split, or generate."""

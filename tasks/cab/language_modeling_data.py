@@ -7,7 +7,8 @@ block, without context. Here every length is scored on the same tokens, each wit
 full but for the last few.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,13 @@ from torch.utils.data import DataLoader
 
 from tasks.cab import books
 from tasks.data import TaskData, check_counts
+from tasks.rules.tokens import frequencies
 
 IGNORED = -100
 """The target behind the end of the stream: what torch's cross-entropy leaves out."""
 OFFICIAL_TRAIN_BOOKS = 28_602
+RULE_TOKENS = 10_000_000
+"""Training tokens whose frequencies the rule takes."""
 
 
 class Batch(NamedTuple):
@@ -162,6 +166,13 @@ class LanguageModelingData(TaskData):
             "context_lens": self.context_lens,
             "bytes_per_token": test.num_bytes / len(test.tokens),
         }
+
+    def trivial_scores(self) -> Mapping[str, Mapping[str, float]]:
+        """What the frequencies of the tokens tell."""
+        train, test = self._ready.train.tokens, self._ready.test.tokens
+        nll = frequencies(train[:RULE_TOKENS], test[1:], self._ready.vocab_size)
+        bits = nll / math.log(2) / self.facts["bytes_per_token"]
+        return {"frequency of tokens": {"perplexity": math.exp(nll), "bits_per_byte": bits}}
 
     def prepare_data(self) -> None:
         """Tokenise the books, in one process of each machine."""

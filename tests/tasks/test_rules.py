@@ -1,10 +1,13 @@
-"""Rules that count runs of bytes, against counts by hand."""
+"""Rules that count runs of bytes, or go on as before, against counts by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from tasks.rules.ngrams import Overlap, naive_bayes, runs, threshold
+from tasks.rules.series import errors
+from tasks.rules.tokens import frequencies
+from tests.tasks.building import build_data
 
 
 def array(text: bytes) -> np.ndarray:
@@ -48,3 +51,28 @@ def test_a_threshold_is_the_best_of_all_on_the_training_rows() -> None:
     by_hand = [np.mean((scores > b) == (labels.numpy() == 1)) for b in (0, 0.2, 0.38, 0.6, 0.85, 1)]
     assert found == max(by_hand) == 0.8
     assert threshold(scores, labels, np.array([0.0, 0.37, 0.38]), torch.tensor([0, 0, 1])) == 1.0
+
+
+def test_a_series_goes_on_as_it_went() -> None:
+    past = torch.tensor([[[1.0], [3.0]]])
+    future = torch.tensor([[[3.0], [5.0]]])
+    scores = errors([(past, future), (past, future)])
+    assert scores["last value"] == {"mse": 2.0, "mae": 1.0}
+    assert scores["mean of the past"] == {"mse": 5.0, "mae": 2.0}
+    assert scores["mean of the training rows"] == {"mse": 17.0, "mae": 4.0}
+
+
+def test_frequent_tokens_are_likely() -> None:
+    train, test = np.array([0, 0, 0, 1]), np.array([0, 1, 2])
+    expected = -np.log(np.array([4, 2, 1]) / 7).mean()
+    assert frequencies(train, test, 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", ["forecasting/tiny", "language_modeling/tiny"])
+def test_tasks_of_cab_have_rules_for_each_of_their_metrics(task: str) -> None:
+    data = build_data(task)
+    data.setup()
+    known = {"forecasting/tiny": {"mse", "mae"}}.get(task, {"perplexity", "bits_per_byte"})
+    for scores in data.trivial_scores().values():
+        assert scores.keys() == known
+        assert all(value > 0 for value in scores.values())
