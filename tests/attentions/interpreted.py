@@ -75,7 +75,10 @@ def differences(
 if __name__ == "__main__":
     assert os.environ["TRITON_INTERPRET"] == "1"
     make_interpretable()
-    mechanism = sys.argv[1]
-    kernels = type(build(mechanism, Pattern.CAUSAL_SELF)).backends["fla"]
-    found = [text for pattern in kernels for text in differences(mechanism, pattern)]
+    found = [
+        f"{name}: {text}"
+        for name in sys.argv[1:]
+        for pattern in type(build(name, Pattern.CAUSAL_SELF)).backends["fla"]
+        for text in differences(name, pattern)
+    ]
     sys.exit("\n".join(found) if found else 0)

@@ -43,7 +43,7 @@ PADDING = {"padding_content", "padding_appended"}
 CONFIG = registry.CONF / "verify.yaml"
 DECODING = {"step", "prefill"}  # where the parallel form is wrong, they differ from it
 SIZES: dict[str, Any] = {"lengths": (2, 17, 65), "long_len": 330}  # those of the command take long
-FEWER: dict[str, Any] = {"lengths": (2, 65), "long_len": 200}
+FEWER: dict[str, Any] = {"lengths": (33,), "long_len": 130}
 """For what ships: other tests hold its outputs, steps and prefixes to oracles at more lengths."""
 
 # A class, a pattern, the check that names its flaw, first of all that fail, and what else fails.
@@ -206,7 +206,10 @@ def failures(cls: type[Attention], pattern: Pattern) -> dict[str, Finding]:
 def test_a_shipped_claim_holds(name: str, pattern: Pattern) -> None:
     config = registry.load(name)
     cls = registry.mechanism(config["_target_"])
-    findings = examine(cls, Subject(registry.factory(config), pattern, **FEWER))
+    sizes = FEWER
+    if name == "reformer":  # at 32 to 34 tokens a tenth of its rows change their bucket in float16
+        sizes = {"lengths": (2, 65), "long_len": 200}
+    findings = examine(cls, Subject(registry.factory(config), pattern, **sizes))
     assert not [f for f in findings if not f.passed and f.refutes]
     assert len(findings) > 1  # a refusal would be the only one
     # Of the user's own, a missing decoding form is only a warning.

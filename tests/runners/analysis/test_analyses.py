@@ -14,7 +14,7 @@ from attentions.base import Pattern
 from runners.analysis import analyses
 from runners.analysis.analyses import add_analyses
 from runners.records import Measurement
-from runners.report.statistics import quality
+from runners.report.scores import quality
 from runners.report.table import tidy
 from runners.run import Run
 from tasks.base import AttentionSlots, Task
