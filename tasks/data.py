@@ -1,13 +1,16 @@
 """The data of a task: rows read as whole batches by their numbers, in a resumable order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+
+VALIDATION_SEED, TEST_SEED = 2**40, 2**40 + 1
+"""Of generated evaluation rows, the same for every seed of a run; out of reach of those."""
 
 
 class Rows(Protocol):
@@ -189,3 +192,23 @@ class TaskData(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+class GeneratedData(TaskData):
+    """Rows of a task that is generated, and is so by nature: it has no other source.
+
+    Args:
+        source: "generated".
+        **loading: See `TaskData`.
+
+    Raises:
+        ValueError: If it is another.
+    """
+
+    title: ClassVar[str]
+    """In messages."""
+
+    def __init__(self, *, source: str = "generated", **loading: Any) -> None:
+        super().__init__(**loading)
+        if source != "generated":
+            raise ValueError(f"{self.title}: source must be 'generated', got {source!r}")

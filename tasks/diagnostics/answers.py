@@ -19,9 +19,6 @@ from tasks.base import AttentionSlots, Task
 from tasks.metrics.mean import Mean
 from tasks.rules.answers import IGNORED, shares_right
 
-VALIDATION_SEED, TEST_SEED = 2**40, 2**40 + 1
-"""Out of reach of the seeds of training rows."""
-
 
 class Batch(NamedTuple):
     """Examples.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.diagnostics.answers import TEST_SEED
+from tasks.data import TEST_SEED
 from tasks.diagnostics.cross_recall import CrossRecall, CrossRecallData
 
 HELD = 0.9

@@ -17,16 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from attentions.base import Pattern
-from tasks.data import TaskData, check_counts
-from tasks.diagnostics.answers import (
-    TEST_SEED,
-    VALIDATION_SEED,
-    Answering,
-    Answers,
-    Fresh,
-    Group,
-    Mixture,
-)
+from tasks.data import TEST_SEED, VALIDATION_SEED, GeneratedData, check_counts
+from tasks.diagnostics.answers import Answering, Answers, Fresh, Group, Mixture
 from tasks.rules import answers as rules
 
 
@@ -74,13 +66,12 @@ def generate(seed: int | Sequence[int], count: int, settings: Settings) -> Rows:
     return Rows(tokens, tokens[rows, first + 1, None])
 
 
-class InductionData(TaskData):
+class InductionData(GeneratedData):
     """Generated rows: the same validation and test rows for every seed, other training rows.
 
     In the cross patterns all but the last token are the context, and the trigger is the query.
 
     Args:
-        source: "generated"; the benchmark has no other.
         seq_len: N of the training and validation rows.
         test_seq_lens: N of the test rows, each with an equal share.
         vocab_size: See `Settings`.
@@ -88,8 +79,10 @@ class InductionData(TaskData):
         num_eval: Validation rows, and test rows of all lengths.
         fresh: Whether training rows are drawn anew in each epoch.
         pattern: Which of the four patterns the rows are laid out for.
+        **given: See `GeneratedData`.
     """
 
+    title = "induction"
     train: Answers | Fresh
     validation: Answers
     test: Mixture
@@ -97,21 +90,16 @@ class InductionData(TaskData):
     def __init__(
         self,
         *,
-        source: str = "generated",
         seq_len: int,
         test_seq_lens: Sequence[int],
         vocab_size: int,
         num_train: int,
         num_eval: int,
         fresh: bool = True,
-        batch_size: int,
-        eval_batch_size: int | None = None,
         pattern: str = "causal_self",
-        seed: int = 0,
+        **given: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        if source != "generated":
-            raise ValueError(f"induction: source must be 'generated', got {source!r}")
+        super().__init__(**given)
         check_counts(num_train=num_train, num_eval=num_eval)
         self.settings = Settings(seq_len, vocab_size)
         self.tested = [Settings(length, vocab_size) for length in test_seq_lens]

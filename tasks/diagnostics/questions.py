@@ -13,16 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from attentions.base import Pattern
-from tasks.data import TaskData, check_counts
-from tasks.diagnostics.answers import (
-    TEST_SEED,
-    VALIDATION_SEED,
-    Answering,
-    Answers,
-    Fresh,
-    Group,
-    Mixture,
-)
+from tasks.data import TEST_SEED, VALIDATION_SEED, GeneratedData, check_counts
+from tasks.diagnostics.answers import Answering, Answers, Fresh, Group, Mixture
 from tasks.rules.answers import IGNORED
 
 SAMPLED = 1000
@@ -55,7 +47,7 @@ def lay_out(rows: Questions, pattern: Pattern, groups: np.ndarray | None = None)
     return Answers(stream, rows.context.shape[1] + rows.positions, rows.answers, groups=groups)
 
 
-class QuestionsData(TaskData):
+class QuestionsData(GeneratedData):
     """Generated rows: the same validation and test rows for every seed, other training rows.
 
     A subclass says what the kinds of rows are, and names its generator as `generate`.
@@ -64,17 +56,15 @@ class QuestionsData(TaskData):
         train: The settings of the training rows; of several, each has an equal share.
         test: Those of each group of test rows, by its name.
         pattern: That the rows are laid out for.
-        source: "generated"; there is no other.
         num_train: Training rows.
         fresh: Whether each epoch has other training rows, which are drawn when they are read.
         num_eval: Validation rows of each kind, and test rows of each group.
-        **loading: See `TaskData`.
+        **loading: See `GeneratedData`.
 
     Raises:
         ValueError: If there would be no row to train or to evaluate on, or a size does not fit.
     """
 
-    title: ClassVar[str]
     generate: ClassVar[Any]
     """Called with (seed, count, settings), gives `Questions`."""
 
@@ -89,15 +79,12 @@ class QuestionsData(TaskData):
         *,
         vocab_size: int,
         pattern: str,
-        source: str,
         num_train: int,
         num_eval: int,
         fresh: bool = False,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        if source != "generated":
-            raise ValueError(f"{self.title}: source must be 'generated', got {source!r}")
         if not train or not test:
             raise ValueError(f"{self.title}: there must be a kind of row to train and to test on")
         check_counts(num_train=num_train, num_eval=num_eval)

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from attentions.base import Pattern
-from tasks.data import TaskData, check_counts
-from tasks.diagnostics.answers import TEST_SEED, VALIDATION_SEED, Answering, Answers, Fresh
+from tasks.data import TEST_SEED, VALIDATION_SEED, GeneratedData, check_counts
+from tasks.diagnostics.answers import Answering, Answers, Fresh
 from tasks.diagnostics.draws import distinct
 from tasks.rules import answers as rules
 
@@ -71,20 +71,21 @@ def generate(seed: int | Sequence[int], count: int, settings: Settings) -> Rows:
     return Rows(tokens, answers)
 
 
-class SelectiveCopyingData(TaskData):
+class SelectiveCopyingData(GeneratedData):
     """Generated rows: the same validation and test rows for every seed, other training rows.
 
     In the cross patterns the tokens among noise are the context, and what asks is the query.
 
     Args:
-        source: "generated"; the benchmark has no other.
         seq_len: See `Settings`, as `num_copied` and `vocab_size`.
         num_train: Training rows of an epoch.
         num_eval: Validation rows, and test rows.
         fresh: Whether training rows are drawn anew in each epoch.
         pattern: Which of the four patterns the rows are laid out for.
+        **given: See `GeneratedData`.
     """
 
+    title = "selective_copying"
     train: Answers | Fresh
     validation: Answers
     test: Answers
@@ -92,21 +93,16 @@ class SelectiveCopyingData(TaskData):
     def __init__(
         self,
         *,
-        source: str = "generated",
         seq_len: int,
         num_copied: int,
         vocab_size: int,
         num_train: int,
         num_eval: int,
         fresh: bool = True,
-        batch_size: int,
-        eval_batch_size: int | None = None,
         pattern: str = "causal_self",
-        seed: int = 0,
+        **given: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        if source != "generated":
-            raise ValueError(f"selective_copying: source must be 'generated', got {source!r}")
+        super().__init__(**given)
         check_counts(num_train=num_train, num_eval=num_eval)
         self.settings = Settings(seq_len, num_copied, vocab_size)
         self.num_train, self.num_eval, self.fresh = num_train, num_eval, fresh

@@ -9,12 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tasks.data import TaskData, check_counts
+from tasks.data import TEST_SEED, VALIDATION_SEED, TaskData, check_counts
 
 Protocol = Literal["fixed", "lra2020"]
 PROTOCOLS = ("fixed", "lra2020")
-EVAL_SEED = 2**40
-"""Of generated validation and test rows, which are the same for every seed of a run."""
+Part = Literal["train", "validation", "test"]
 
 
 class LraData(TaskData):
@@ -67,6 +66,27 @@ class LraData(TaskData):
             raise ValueError(f"{self.task}: source must be {self.sources}; {source!r} is not there")
         self.source, self.protocol, self.cache_dir = source, protocol, cache_dir
         self.num_train, self.num_eval, self.max_len = num_train, num_eval, max_len
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read or generate all rows, once."""
+        if hasattr(self, "train"):
+            return
+        if self.source != "generated":
+            self._read()
+            return
+        assert self.num_train is not None
+        assert self.num_eval is not None
+        self.train = self._generated("train", self.seed, self.num_train)
+        self.validation = self._generated("validation", VALIDATION_SEED, self.num_eval)
+        self.test = self._generated("test", TEST_SEED, self.num_eval)
+
+    def _generated(self, part: Part, seed: int, num_rows: int) -> Any:
+        """Generated rows of one part of the data."""
+        raise NotImplementedError
+
+    def _read(self) -> None:
+        """Set `train`, `validation` and `test` from the source."""
+        raise NotImplementedError
 
 
 def spread(total: int, count: int | None) -> Tensor:

@@ -7,28 +7,29 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from tasks.data import TaskData, check_counts
-from tasks.diagnostics.answers import TEST_SEED, VALIDATION_SEED, Answers
+from tasks.data import TEST_SEED, VALIDATION_SEED, GeneratedData, check_counts
+from tasks.diagnostics.answers import Answers
 from tasks.diagnostics.mad.generate import Kind, Rows, Settings, generate
 from tasks.rules import answers as rules
 from tasks.rules.answers import IGNORED
 
 
-class MadData(TaskData):
+class MadData(GeneratedData):
     """Generated rows: the same validation and test rows for every seed, other training rows.
 
     Args:
-        source: "generated"; the benchmark has no other.
         kind: See `Settings`, as `vocab_size`, `seq_len`, `num_noise`, `noise_share`, `num_copied`.
         num_train: Training rows.
         num_eval: Validation rows, and test rows.
         change: What is otherwise in one run of a sweep: any of the settings, and `num_train`. MAD
             changes one thing at a time.
+        **given: See `GeneratedData`.
 
     Raises:
         ValueError: If a change is of nothing that there is, or a size does not fit.
     """
 
+    title = "mad"
     train: Answers
     validation: Answers
     test: Answers
@@ -36,7 +37,6 @@ class MadData(TaskData):
     def __init__(
         self,
         *,
-        source: str = "generated",
         kind: Kind,
         vocab_size: int,
         seq_len: int,
@@ -46,13 +46,9 @@ class MadData(TaskData):
         num_train: int,
         num_eval: int,
         change: Mapping[str, Any] | None = None,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        seed: int = 0,
+        **given: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        if source != "generated":
-            raise ValueError(f"mad: source must be 'generated', got {source!r}")
+        super().__init__(**given)
         settings = {
             "vocab_size": vocab_size,
             "seq_len": seq_len,

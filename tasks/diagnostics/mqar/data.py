@@ -12,26 +12,18 @@ from typing import Any
 import torch
 
 from attentions.base import Pattern
-from tasks.data import TaskData, check_counts
-from tasks.diagnostics.answers import (
-    TEST_SEED,
-    VALIDATION_SEED,
-    Answers,
-    Fresh,
-    Group,
-    Mixture,
-)
+from tasks.data import TEST_SEED, VALIDATION_SEED, GeneratedData, check_counts
+from tasks.diagnostics.answers import Answers, Fresh, Group, Mixture
 from tasks.diagnostics.mqar.generate import Settings, generate
 from tasks.rules import answers as rules
 
 Sizes = int | Sequence[int]
 
 
-class MqarData(TaskData):
+class MqarData(GeneratedData):
     """Generated rows: the same validation and test rows for every seed, other training rows.
 
     Args:
-        source: "generated"; the benchmark has no other.
         seq_len: L of the training rows, or one for each of `num_pairs`.
         num_pairs: N, or several for a mixture.
         test_seq_len: L of the validation and test rows; None for that of training.
@@ -44,15 +36,17 @@ class MqarData(TaskData):
         fresh: Whether training rows are drawn anew in each epoch.
         vocab_size: See `Settings`, as `power`, `filler`, `num_passes` and `separator`.
         pattern: Which of the four patterns the rows are laid out for.
+        **given: See `GeneratedData`.
 
     Raises:
         ValueError: If there would be no row to train or to evaluate on, or a size does not fit.
     """
 
+    title = "mqar"
+
     def __init__(
         self,
         *,
-        source: str = "generated",
         seq_len: Sizes,
         num_pairs: Sizes,
         test_seq_len: Sizes | None = None,
@@ -66,14 +60,10 @@ class MqarData(TaskData):
         num_eval: int,
         curriculum_epochs: int | None = None,
         fresh: bool = False,
-        batch_size: int,
-        eval_batch_size: int | None = None,
         pattern: str = "causal_self",
-        seed: int = 0,
+        **given: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        if source != "generated":
-            raise ValueError(f"mqar: source must be 'generated', got {source!r}")
+        super().__init__(**given)
         check_counts(num_eval=num_eval, curriculum_epochs=curriculum_epochs)
         common = Settings(
             vocab_size=vocab_size,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from attentions.base import Pattern
-from tasks.data import TaskData, check_counts
-from tasks.diagnostics.answers import TEST_SEED, VALIDATION_SEED, Fresh
+from tasks.data import TEST_SEED, VALIDATION_SEED, GeneratedData, check_counts
+from tasks.diagnostics.answers import Fresh
 from tasks.diagnostics.regression.generate import Settings, generate
 from tasks.rules import regression as rules
 
@@ -54,28 +54,28 @@ class Rows:
         return self.rows
 
 
-class RegressionData(TaskData):
+class RegressionData(GeneratedData):
     """Generated rows: the same validation and test rows for every seed, other training rows.
 
     Args:
-        source: "generated"; there is no other.
         pattern: That the rows are for, with `stream`.
         num_shown: Examples, where the layout is not a stream.
         stream: Whether it is one in causal self-attention.
         num_train: Training rows of an epoch; each epoch has others.
         num_eval: Validation rows, and test rows.
         num_points: See `Settings`, as `dim`, `num_outputs`, `num_pieces` and `pieces`.
+        **given: See `GeneratedData`.
 
     Raises:
         ValueError: If a size does not fit, or what changes in time is not a stream.
     """
 
+    title = "regression"
     test: Rows
 
     def __init__(
         self,
         *,
-        source: str = "generated",
         pattern: str,
         num_points: int,
         dim: int,
@@ -86,13 +86,9 @@ class RegressionData(TaskData):
         stream: bool,
         num_train: int,
         num_eval: int,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        seed: int = 0,
+        **given: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
-        if source != "generated":
-            raise ValueError(f"regression: source must be 'generated', got {source!r}")
+        super().__init__(**given)
         check_counts(num_train=num_train, num_eval=num_eval)
         self.pattern = Pattern(pattern)
         if not 1 <= num_shown < num_points:

@@ -21,8 +21,8 @@ from torch import Tensor
 from tasks.lra.batch import Batch
 from tasks.lra.image_classification.generate import Settings, generate
 from tasks.lra.sources import (
-    EVAL_SEED,
     LraData,
+    Part,
     check_label,
     from_hub,
     missing,
@@ -138,17 +138,7 @@ class ImageClassificationData(LraData):
             "grid": (self.side, self.side),
         }
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read or generate all rows, once."""
-        if hasattr(self, "train"):
-            return
-        if self.source == "generated":
-            assert self.num_train is not None
-            assert self.num_eval is not None
-            self.train = self._pictures(generate(self.seed, self.num_train, self.settings))
-            self.validation = self._pictures(generate(EVAL_SEED, self.num_eval, self.settings))
-            self.test = self._pictures(generate(EVAL_SEED + 1, self.num_eval, self.settings))
-            return
+    def _read(self) -> None:
         read = read_hub if self.source == "hub" else read_folder
         train, test = (read(self.source, split) for split in ("train", "test"))
         count = len(train[1]) * 9 // 10
@@ -167,6 +157,9 @@ class ImageClassificationData(LraData):
             "mean grey value": lookup(keys[0], train.labels, keys[1], test.labels),
         }
         return {rule: {"accuracy": score} for rule, score in scores.items()}
+
+    def _generated(self, part: Part, seed: int, num_rows: int) -> Pictures:
+        return self._pictures(generate(seed, num_rows, self.settings))
 
     def _pictures(self, examples: Examples, count: int | None = None) -> Pictures:
         chosen = spread(len(examples[1]), count)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from tasks.lra.batch import Batch
 from tasks.lra.listops import expressions
 from tasks.lra.listops.generate import VERSION, Settings, generate
-from tasks.lra.sources import EVAL_SEED, LraData, find, lines, missing, spread
+from tasks.lra.sources import LraData, Part, find, lines, missing, spread
 from tasks.rules.labels import lookup, majority
 from tasks.rules.nesting import shallow
 from tasks.shards import Shards
@@ -130,17 +130,7 @@ class ListopsData(LraData):
             "grid": None,
         }
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the files once, or say how rows are generated."""
-        if hasattr(self, "train"):
-            return
-        if self.source == "generated":
-            assert self.num_train is not None
-            assert self.num_eval is not None
-            self.train = self._generated("train", self.seed, self.num_train)
-            self.validation = self._generated("validation", EVAL_SEED, self.num_eval)
-            self.test = self._generated("test", EVAL_SEED + 1, self.num_eval)
-            return
+    def _read(self) -> None:
         read = read_parts(Path(self.source), self.max_len)
         for part, arrays in read.items():
             count = self.num_train if part == "train" else self.num_eval
@@ -166,9 +156,7 @@ class ListopsData(LraData):
             )
         return {rule: {"accuracy": score} for rule, score in scores.items()}
 
-    def _generated(
-        self, part: Literal["train", "validation", "test"], seed: int, num_rows: int
-    ) -> Expressions:
+    def _generated(self, part: Part, seed: int, num_rows: int) -> Expressions:
         settings = self.settings
         if settings.min_len < ALL_DIFFER:
             settings = dataclasses.replace(settings, part=part)

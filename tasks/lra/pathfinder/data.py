@@ -21,7 +21,7 @@ from tasks.lra.pathfinder.generate import VERSION, generate
 from tasks.lra.pathfinder.lanes import check
 from tasks.lra.pathfinder.released import Released, listing
 from tasks.lra.pathfinder.settings import TINY, Settings
-from tasks.lra.sources import EVAL_SEED, LraData, spread
+from tasks.lra.sources import LraData, Part, spread
 from tasks.rules.labels import lookup, majority
 from tasks.rules.logistic import logistic
 from tasks.shards import Shards
@@ -158,19 +158,6 @@ class PathfinderData(LraData):
             "grid": (resolution, resolution),
         }
 
-    def setup(self, stage: str | None = None) -> None:
-        """Say where the rows are; generated ones are made when they are read."""
-        if self.source != "generated":
-            self._read()
-            return
-        assert self.num_train is not None
-        assert self.num_eval is not None
-        if stage != "test":
-            self.train = self._generated(self.num_train, self.seed)
-            self.validation = self._generated(self.num_eval, EVAL_SEED)
-        if stage != "fit":
-            self.test = self._generated(self.num_eval, EVAL_SEED + 1)
-
     def trivial_scores(self) -> Mapping[str, Mapping[str, float]]:
         """What the two markers' places tell without the lines between them."""
         seen, known = self.train.what_rules_see(min(RULE_ROWS, len(self.train)))
@@ -185,7 +172,7 @@ class PathfinderData(LraData):
         }
         return {rule: {"accuracy": score} for rule, score in scores.items()}
 
-    def _generated(self, num_rows: int, seed: int) -> Pixels:
+    def _generated(self, part: Part, seed: int, num_rows: int) -> Pixels:
         size = self.settings.resolution
         rows = Shards(
             "pathfinder",

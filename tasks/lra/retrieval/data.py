@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.lra.batch import Batch
 from tasks.lra.documents import PAD, VOCAB_SIZE, Documents
 from tasks.lra.retrieval.generate import Settings, generate
-from tasks.lra.sources import EVAL_SEED, LraData, find, lines, missing, spread
+from tasks.lra.sources import LraData, Part, find, lines, missing, spread
 from tasks.rules.labels import majority
 from tasks.rules.ngrams import Overlap, threshold
 
@@ -97,17 +97,7 @@ class RetrievalData(LraData):
             "grid": None,
         }
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read or generate all rows, once."""
-        if hasattr(self, "train"):
-            return
-        if self.source == "generated":
-            assert self.num_train is not None
-            assert self.num_eval is not None
-            self.train = self._generated(self.seed, self.num_train)
-            self.validation = self._generated(EVAL_SEED, self.num_eval)
-            self.test = self._generated(EVAL_SEED + 1, self.num_eval)
-            return
+    def _read(self) -> None:
         folder = Path(self.source)
         files = {part: find(folder, name) for part, name in FILES.items()}
         for part, path in files.items():
@@ -141,7 +131,7 @@ class RetrievalData(LraData):
         }
         return {rule: {"accuracy": score} for rule, score in found.items()}
 
-    def _generated(self, seed: int, num_rows: int) -> Pairs:
+    def _generated(self, part: Part, seed: int, num_rows: int) -> Pairs:
         texts, labels = generate(seed, num_rows, self.settings)
         documents = [text.tobytes() for text in texts.reshape(-1, self.max_len)]
         pairs = torch.arange(2 * num_rows).view(num_rows, 2)

@@ -17,8 +17,8 @@ from torch import Tensor
 from tasks.lra.batch import Batch
 from tasks.lra.documents import PAD, VOCAB_SIZE, Documents
 from tasks.lra.sources import (
-    EVAL_SEED,
     LraData,
+    Part,
     check_label,
     from_hub,
     hold_out,
@@ -103,17 +103,7 @@ class TextClassificationData(LraData):
             "grid": None,
         }
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read or generate all rows, once."""
-        if hasattr(self, "train"):
-            return
-        if self.source == "generated":
-            assert self.num_train is not None
-            assert self.num_eval is not None
-            self.train = self._generated(self.seed, self.num_train)
-            self.validation = self._generated(EVAL_SEED, self.num_eval)
-            self.test = self._generated(EVAL_SEED + 1, self.num_eval)
-            return
+    def _read(self) -> None:
         train, test = (
             read_hub(split) if self.source == "hub" else read_folder(Path(self.source), split)
             for split in ("train", "test")
@@ -142,7 +132,7 @@ class TextClassificationData(LraData):
         }
         return {rule: {"accuracy": score} for rule, score in scores.items()}
 
-    def _generated(self, seed: int, num_rows: int) -> Reviews:
+    def _generated(self, part: Part, seed: int, num_rows: int) -> Reviews:
         texts, labels = generate(seed, num_rows, self.settings)
         return Reviews(
             Documents([row.tobytes() for row in texts], self.max_len), torch.from_numpy(labels)
