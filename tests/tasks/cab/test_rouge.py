@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.cab.rouge import rouge_f1, split_sentences
+from tasks.cab.summarization.rouge import rouge_f1, split_sentences
 
 
 def f1(matches: int, summary: int, reference: int) -> float:

@@ -1,6 +1,7 @@
 """Documents and their summaries as token numbers: Multi-News, or generated.
 
-Source: Fabbri et al., "Multi-News", ACL 2019, arXiv:1906.01749, read by `tasks.cab.multi_news`.
+Source: Fabbri et al., "Multi-News", ACL 2019, arXiv:1906.01749; files are read by
+`tasks.cab.summarization.multi_news`.
 Departs from CAB: the tokenizer is trained on the training split by default; CAB's is BART's.
 
 Generated documents need every attention of an encoder-decoder. A document is a headline of three
@@ -225,7 +226,7 @@ class SummarizationData(TaskData):
 
     def _read(self) -> list[Documents]:
         # Imported here: `datasets` takes longer to import than a generated run to prepare.
-        from tasks.cab import multi_news
+        from tasks.cab.summarization import multi_news
 
         splits = multi_news.read(self.source)
         self.is_complete = len(splits["train"]) == multi_news.OFFICIAL_TRAIN_ROWS

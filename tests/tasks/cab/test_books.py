@@ -10,9 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tasks.cab import books, pg19
-from tasks.cab.books import Library, make_tokenizer, read
-from tasks.cab.stories import write_books
+from tasks.cab.books import pg19, streams
+from tasks.cab.books.generate import write_books
+from tasks.cab.books.streams import Library, make_tokenizer, read
 
 SPLITS = ("train", "validation", "test")
 TEXTS = {
@@ -51,7 +51,7 @@ def library(folder: Path, vocab_size: int = 300, tokenizer: str | None = None) -
 def decoded(folder: Path, tokens: np.ndarray) -> list[str]:
     """The texts between the marks."""
     tokenizer = make_tokenizer(TEXTS["train"], None, 300, folder.parent / "tokenizers")
-    end = tokenizer.token_to_id(books.END_OF_BOOK)
+    end = tokenizer.token_to_id(streams.END_OF_BOOK)
     ends = np.flatnonzero(tokens == end)
     assert ends[-1] == len(tokens) - 1
     return [
@@ -137,7 +137,7 @@ def test_streams_are_kept_until_a_book_or_the_tokenizer_changes(
 ) -> None:
     first = library(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(books, "encode", None)
+        patch.setattr(streams, "encode", None)
         again = library(folder)
         np.testing.assert_array_equal(first.test.tokens, again.test.tokens)
         assert again.test.num_bytes == first.test.num_bytes
@@ -187,13 +187,13 @@ def test_the_loser_of_a_race_takes_what_is_there(
     expected = library(folder).train.tokens.copy()
     kept = folder.parent / "cache" / "books"
     aside = shutil.move(kept, folder.parent / "aside")
-    write = books._write
+    write = streams._write
 
     def write_and_lose(*arguments: object) -> None:
         write(*arguments)  # type: ignore[arg-type]
         shutil.copytree(aside, kept, dirs_exist_ok=True)
 
-    monkeypatch.setattr(books, "_write", write_and_lose)
+    monkeypatch.setattr(streams, "_write", write_and_lose)
     np.testing.assert_array_equal(library(folder).train.tokens, expected)
     assert len(list(kept.iterdir())) == 1
 
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_no_streams(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        books._publish(tmp_path / "kept", write_a_part)
+        streams._publish(tmp_path / "kept", write_a_part)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_no_streams(tmp_path: Path) -> None:
 def test_streams_hold_every_token_number(vocab_size: int, dtype: str) -> None:
     file = BytesIO()
     pieces = [np.array([0, vocab_size - 1]), np.arange(5), np.arange(0)]
-    books._write_stream(pieces, vocab_size, file)
+    streams._write_stream(pieces, vocab_size, file)
     file.seek(0)
     stream = np.load(file)
     assert stream.dtype == dtype

@@ -12,8 +12,8 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from tasks.cab import multi_news
-from tasks.cab.summarization_data import IGNORED, SummarizationData
+from tasks.cab.summarization import multi_news
+from tasks.cab.summarization.data import IGNORED, SummarizationData
 
 SPLITS = ("train", "validation", "test")
 ROWS = {

@@ -2,9 +2,9 @@
 
 Source: Zhang et al., CAB, ICML 2023, arXiv:2210.07661; Fabbri et al., "Multi-News", ACL 2019.
 Departs from CAB: scores the likelihood too (`nll`), as ROUGE of greedy summaries partly measures
-how they degenerate, and can search by beams; the ROUGE of `tasks.cab.rouge`; where an update takes
-several batches, each token of them counts alike, as in fairseq (ParaGen averages the means of the
-batches, and drops the last, shorter update of an epoch).
+how they degenerate, and can search by beams; the ROUGE of `tasks.cab.summarization.rouge`; where an
+update takes several batches, each token of them counts alike, as in fairseq (ParaGen averages the
+means of the batches, and drops the last, shorter update of an epoch).
 In: a document (B, N). Out: logits of its summary (B, M, V), or a summary written token by token.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from attentions.base import Pattern
 from tasks.backbones.transformer import Transformer
 from tasks.base import AttentionSlots, Task
-from tasks.cab.rouge import METRICS, rouge_f1
-from tasks.cab.summarization_data import IGNORED, Batch, mark_numbers
+from tasks.cab.summarization.data import IGNORED, Batch, mark_numbers
+from tasks.cab.summarization.rouge import METRICS, rouge_f1
 from tasks.decoding import Limits, beam_search, greedy_search
 from tasks.metrics.mean import Mean
 

@@ -12,8 +12,8 @@ import torch
 from torch.testing import assert_close
 
 from attentions.base import Pattern, UnsupportedPattern
-from tasks.cab.forecasting_data import ForecastingData, Windows, announced
-from tasks.cab.forecasting_series import read_csv, time_features
+from tasks.cab.forecasting.data import ForecastingData, Windows, announced
+from tasks.cab.forecasting.series import read_csv, time_features
 from tests.tasks.building import build_data, build_model, quiet_trainer
 
 TINY = "forecasting/tiny"

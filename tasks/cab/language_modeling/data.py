@@ -1,6 +1,6 @@
 """Streams of books in windows: blocks to train and score on, and windows that end on set targets.
 
-Source: see `tasks.cab.pg19`; generated books are those of `tasks.cab.stories`.
+Source: see `tasks.cab.books.pg19`; generated books are those of `tasks.cab.books.generate`.
 Departs from CAB in how other lengths than the training length are scored: there the test stream is
 cut into blocks of each length, so that a short length also means more tokens near the start of a
 block, without context. Here every length is scored on the same tokens, each with a context that is
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tasks.cab import books
+from tasks.cab.books.streams import SPLITS, Library, generate, read
 from tasks.data import TaskData, check_counts
 from tasks.rules.tokens import frequencies
 
@@ -107,8 +107,8 @@ class LanguageModelingData(TaskData):
     """Blocks of books.
 
     Args:
-        source: "generated", or see `tasks.cab.books.read`, as for `cache_dir`.
-        tokenizer: See `tasks.cab.books.make_tokenizer`, as `vocab_size`.
+        source: "generated", or see `tasks.cab.books.streams.read`, as for `cache_dir`.
+        tokenizer: See `tasks.cab.books.streams.make_tokenizer`, as `vocab_size`.
         seq_len: Tokens of a block.
         context_lens: The lengths to score by `sliding`, which explains `num_spans` and `span_len`.
         **loading: See `TaskData`.
@@ -146,7 +146,7 @@ class LanguageModelingData(TaskData):
         self.seq_len, self.context_lens = seq_len, list(context_lens)
         self.num_spans, self.span_len = num_spans, span_len
         self.sliding: list[Windows] = []
-        self.library: books.Library | None = None
+        self.library: Library | None = None
 
     @property
     def dataset(self) -> str:
@@ -185,7 +185,7 @@ class LanguageModelingData(TaskData):
             stream.tokens
             for stream in (self.library.train, self.library.validation, self.library.test)
         ]
-        for split, stream in zip(books.SPLITS, streams, strict=True):
+        for split, stream in zip(SPLITS, streams, strict=True):
             if len(stream) <= self.seq_len:
                 raise ValueError(
                     f"the {split} books of {self.source} have {len(stream)} tokens, too few for "
@@ -215,15 +215,15 @@ class LanguageModelingData(TaskData):
         return loaders
 
     @property
-    def _ready(self) -> books.Library:
+    def _ready(self) -> Library:
         if self.library is None:
             raise RuntimeError("call setup first")
         return self.library
 
-    def _read(self) -> books.Library:
+    def _read(self) -> Library:
         if self.source == "generated":
-            return books.generate(vocab_size=self.vocab_size, cache_dir=self.cache_dir)
-        return books.read(
+            return generate(vocab_size=self.vocab_size, cache_dir=self.cache_dir)
+        return read(
             self.source,
             tokenizer=self.tokenizer,
             vocab_size=self.vocab_size,

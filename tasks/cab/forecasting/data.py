@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.cab.forecasting_series import (
+from tasks.cab.forecasting.series import (
     SPLITS,
     Series,
     read_csv,
@@ -80,7 +80,7 @@ class ForecastingData(TaskData):
         label_len: How many of them start the decoder.
         horizon: Future rows per window.
         split: Of the rows: "ett", "ratio", or "auto" for what goes with the file's name; see
-            `tasks.cab.forecasting_series.split`.
+            `tasks.cab.forecasting.series.split`.
         num_windows: Generated windows, for training; an eighth as many for each evaluation.
     """
 

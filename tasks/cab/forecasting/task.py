@@ -1,7 +1,7 @@
 """Long-sequence time-series forecasting, CAB's LSTF: Informer on ETT, Weather and Electricity.
 
 Source: Zhang et al., CAB, ICML 2023; Zhou et al., Informer, AAAI 2021, arXiv:2012.07436.
-Departs from them: see `tasks.cab.forecasting_data`, `forecasting_series` and
+Departs from them: see `tasks.cab.forecasting.data`, `forecasting.series` and
 `tasks.backbones.informer`.
 In: past (B, I, C). Out: future (B, M, C). Scores: on standardised values, over all windows.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from attentions.base import Pattern
 from tasks.backbones.informer import Informer
 from tasks.base import AttentionSlots, Task
-from tasks.cab.forecasting_data import Batch
+from tasks.cab.forecasting.data import Batch
 from tasks.metrics.mean import Mean
 
 

@@ -4,7 +4,7 @@ Source: Zhang et al., CAB, ICML 2023; Rae et al., "Compressive Transformers", IC
 Departs from CAB: the line breaks of the text and one mark at the end of each book are tokens, no
 further ones at the ends of lines; the tokenizer is trained on the training books by default; bits
 per byte, which do not depend on the tokenizer, stand beside the perplexity; and see
-`tasks.cab.language_modeling_data` for the scores of other lengths than the training length.
+`tasks.cab.language_modeling.data` for the scores of other lengths than the training length.
 In: tokens (B, N). Out: logits of the next token (B, N, V). Scores: over tokens, not over batches.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from attentions.base import Pattern
 from tasks.backbones.gpt2 import Gpt2
 from tasks.base import AttentionSlots, Task
-from tasks.cab.language_modeling_data import IGNORED, Batch
+from tasks.cab.language_modeling.data import IGNORED, Batch
 from tasks.metrics.perplexity import Perplexity
 
 INITIAL_LR = 1e-7

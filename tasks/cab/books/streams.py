@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from tasks.cab.stories import write_books
+from tasks.cab.books.generate import write_books
 from tasks.shards import cache_folder
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
@@ -58,7 +58,7 @@ class Library:
 
 
 def generate(*, vocab_size: int, cache_dir: str | None = None) -> Library:
-    """Small generated books; see `tasks.cab.stories`, and `read` for the arguments."""
+    """Small generated books; see `tasks.cab.books.generate`, and `read` for the arguments."""
     texts = {
         split: write_books(num_books, words_per_book=4, book_len=100, seed=seed)
         for seed, (split, num_books) in enumerate(GENERATED.items())
@@ -80,7 +80,7 @@ def read(
     """PG-19, or books in its form. What has been tokenised before is mapped from the cache.
 
     Args:
-        source: See `tasks.cab.pg19.find`.
+        source: See `tasks.cab.books.pg19.find`.
         tokenizer: See `make_tokenizer`, as `vocab_size`.
         cache_dir: Where the streams are kept, under a hash of the books and the tokenizer; None for
             `attnbench` in the cache of Hugging Face (HF_HOME).
@@ -89,7 +89,7 @@ def read(
         ValueError: If the books or the tokenizer cannot be had, or a split has no text.
     """
     # Here: `datasets` takes longer to import than a generated run to prepare.
-    from tasks.cab.pg19 import find
+    from tasks.cab.books.pg19 import find
 
     books, cache = find(source), cache_folder(cache_dir)
     settings = [FORMAT, books.digest(), tokenizer or vocab_size, _digest_of_file(tokenizer)]

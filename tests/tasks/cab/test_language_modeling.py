@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.backbones.positions import Positions
-from tasks.cab.language_modeling import LanguageModeling
-from tasks.cab.language_modeling_data import (
+from tasks.cab.language_modeling.data import (
     IGNORED,
     Batch,
     LanguageModelingData,
@@ -19,6 +18,7 @@ from tasks.cab.language_modeling_data import (
     blocks,
     sliding,
 )
+from tasks.cab.language_modeling.task import LanguageModeling
 from tests.tasks.building import build_data, build_model, quiet_trainer
 
 STREAM = np.arange(1000, 1103, dtype=np.uint16)  # 103 tokens, each its place + 1000

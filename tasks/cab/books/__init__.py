@@ -1,0 +1,1 @@
+"""Books as token streams, which both language-modelling tasks read."""

@@ -1,0 +1,1 @@
+"""Long-sequence forecasting (LSTF): what a set of series does in the coming hours."""

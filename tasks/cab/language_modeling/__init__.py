@@ -1,0 +1,1 @@
+"""Language modelling (LM): each token of a book from those before it."""

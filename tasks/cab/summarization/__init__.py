@@ -1,0 +1,1 @@
+"""Summarisation (Sum): several news articles in one summary."""
