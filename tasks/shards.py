@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.cache import cache_folder
+
 SHARD_ROWS = 1024
 FORMAT = 1
 """Of the folders; another number leaves the old ones aside."""
@@ -41,8 +43,7 @@ class Shards:
         num_rows: How many there are.
         fields: The shape of a row of each array, and its type.
         make: Makes the rows of a shard; the number of a shard is the last part of its seed.
-        cache_dir: Where the rows are kept; None for `attnbench` in the cache of Hugging Face
-            (HF_HOME).
+        cache_dir: See `tasks.cache.cache_folder`.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -193,10 +194,3 @@ class Shards:
                 file.flush()
                 os.fsync(file.fileno())
         os.pwrite(self._marks, b"\1", shard)
-
-
-def cache_folder(cache_dir: str | None) -> Path:
-    """Where what was made once is kept; see `Shards`."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(cache_dir).expanduser() if cache_dir else Path(HF_HOME) / "attnbench"

@@ -7,10 +7,7 @@ counts it in the perplexity.
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tasks.cab.books.generate import write_books
-from tasks.shards import cache_folder
+from tasks.cache import cache_folder, publish
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
 SPLITS = ("train", "validation", "test")
@@ -98,7 +95,7 @@ def read(
     if not folder.exists():
         texts = {split: books.texts(split) for split in SPLITS}
         made = make_tokenizer(texts["train"], tokenizer, vocab_size, cache / "tokenizers")
-        _publish(folder, lambda draft: _write(texts, made, draft))
+        publish(folder, lambda draft: _write(texts, made, draft))
     about = json.loads((folder / "about.json").read_text())
     streams = {
         split: Stream(np.load(folder / f"{split}.npy", mmap_mode="r"), **about[split])
@@ -159,24 +156,6 @@ def _digest_of_file(tokenizer: str | None) -> str | None:
     if tokenizer is None or not Path(tokenizer).is_file():
         return None
     return hashlib.sha256(Path(tokenizer).read_bytes()).hexdigest()
-
-
-def _publish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a draft that then becomes `folder`, all at once.
-
-    Two processes may do it at once: the first wins, and the other's draft, which is the same, goes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        write(draft)
-        try:
-            os.rename(draft, folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(texts: Mapping[str, Iterable[str]], tokenizer: Tokenizer, folder: Path) -> None:

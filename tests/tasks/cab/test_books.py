@@ -13,6 +13,7 @@ import pytest
 from tasks.cab.books import pg19, streams
 from tasks.cab.books.generate import write_books
 from tasks.cab.books.streams import Library, make_tokenizer, read
+from tasks.cache import publish
 
 SPLITS = ("train", "validation", "test")
 TEXTS = {
@@ -204,7 +205,7 @@ def test_a_full_disk_leaves_no_streams(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        streams._publish(tmp_path / "kept", write_a_part)
+        publish(tmp_path / "kept", write_a_part)
     assert list(tmp_path.iterdir()) == []
 
 
