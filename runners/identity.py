@@ -16,7 +16,7 @@ from runners.fingerprint import PACKAGES, dependence, sources
 from runners.records import Record, run_id, settings_id
 
 CACHE = ".contents"
-AXES = ("task", "attention", "pattern", "seed", "device", "experiment", "run", "hydra")
+AXES = ("task", "attention", "pattern", "size", "seed", "device", "experiment", "run", "hydra")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class RunSettings(TypedDict, total=False):
 
     results: Name
     sweep: Name
+    data_dir: Name
     force: bool
     timeout_s: Positive | None
     memory_gib: Positive | None
