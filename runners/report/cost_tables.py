@@ -8,9 +8,13 @@ import pandas as pd
 from runners.report.costs import PASSES, QUANTITIES, Efficiency
 from runners.report.efficiency import NEVER, Fit, interval_words, words
 from runners.report.grid import NOT_RUN
+from runners.report.published import slips
 from runners.report.published.cab import read
 from runners.report.render import Table
 from runners.report.table import BASELINE, PATTERNS, known_patterns, row_name
+
+CAB_SMALLEST = 256
+"""The smallest length that CAB measured."""
 
 
 def tables(found: list[Efficiency]) -> list[Table]:
@@ -140,14 +144,13 @@ def _fits(found: list[Efficiency]) -> Table:
         if one.key["pattern"] == pattern
     }
     columns = list(dict.fromkeys(column for _, column in cells))
-    lengths = read("efficiency_length").set_index(["attention", "quantity"])["efficiency_length"]
-    printed = {key: f"{length:,}" for key, length in lengths.items()}
+    printed = _published_lengths()
     theirs = QUANTITIES if any(o.key["pattern"] == "noncausal_self" for o in found) else {}
     lines = [
         [
             name,
             *(cells.get((name, column), NOT_RUN) for column in columns),
-            *(printed.get((attention, of), NOT_RUN) for of in theirs.values()),
+            *(printed.get((attention, of), NOT_RUN) for of in theirs),
         ]
         for name, attention in sorted({(_name(one), one.key["attention"]) for one in found})
     ]
@@ -164,8 +167,24 @@ def _fits(found: list[Efficiency]) -> Table:
             "meet, and the costs as measured contradict them.",
             "CAB's own: one A100, float32, width 512, 8 heads, batch 4, 256 to 8,192 tokens, in "
             "training mode.",
+            *slips.footnotes(cell for line in lines for cell in line[1:]),
         ],
     )
+
+
+def _published_lengths() -> dict[tuple[str, str], str]:
+    """CAB's efficiency lengths by mechanism and quantity, with the marks of their slips."""
+    quantities = {theirs: ours for ours, theirs in QUANTITIES.items()}
+    found = {}
+    for row in read("efficiency_length").itertuples():
+        length, quantity = int(row.efficiency_length), quantities[row.quantity]  # type: ignore[arg-type]
+        number = {
+            "attention": row.attention,
+            "quantity": quantity,
+            "is_extrapolated": length < CAB_SMALLEST,
+        }
+        found[row.attention, quantity] = f"{length:,}{slips.marks(slips.EFFICIENCY, number)}"
+    return found
 
 
 def _ratios(pattern: str, found: list[Efficiency]) -> Table:

@@ -1,6 +1,8 @@
 """The Compositional Index as tables: in a run's own population, and with CAB's constants."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +22,13 @@ from runners.report.index import (
     task_indices,
     task_ratios,
 )
+from runners.report.published import slips
 from runners.report.published.cab import in_cab_names
 from runners.report.render import Table
 from runners.report.table import BASELINE, PATTERNS, ROW, known_patterns, row_names
 
+PUBLISHED = "published by CAB"
+"""The setting of CAB's own lines."""
 SMALL_POPULATION = 5
 """Below this a deviation is too uncertain to let it pass without a word."""
 
@@ -64,7 +69,7 @@ def cab_tables(rows: pd.DataFrame, scores: pd.DataFrame) -> list[Table]:
     scored = task_indices(ours, cab_constants()).dropna(subset="index")
     lines = scored[["pattern", *ROW]].drop_duplicates()
     both = pd.concat(
-        [ours.merge(lines, on=["pattern", *ROW]), cab_scores().assign(setting="published by CAB")]
+        [ours.merge(lines, on=["pattern", *ROW]), cab_scores().assign(setting=PUBLISHED)]
     )
     tables = [
         _table(
@@ -109,24 +114,39 @@ def _table(
     header += [*(["average, log PPL"] if has_log else []), f"ratio to {BASELINE}"]
     header += [] if is_whole else ["missing"]
     signed = [*names, "index", "delta", *(["log"] if has_log else [])]
+    marked = [_marks(row, names) for row in wide.to_dict("records")]
+    wide["comment"] = [slips.words(dict.fromkeys("".join(of.values()))) for of in marked]
     lines = [
         [
             row["name"],
-            *(_signed(row[key]) for key in signed),
+            *(_signed(row[key]) + of.get(key, "") for key in signed),
             NOT_RUN if math.isnan(row["ratio"]) else f"{row['ratio']:.3f}×",
             *([] if is_whole else [row["missing"]]),
         ]
-        for _, row in wide.iterrows()
+        for (_, row), of in zip(wide.iterrows(), marked, strict=True)
     ]
     column = len(names) + 1
-    read = [line[column] for line in lines]
+    read = [_signed(value) for value in wide["index"]]
     best = {(i, column) for i, told in enumerate(read) if told == read[0] != NOT_RUN}
     notes = _notes(population, without, has_log=has_log)
+    notes += slips.footnotes("".join(of.values()) for of in marked)
     same = scores[scores["same_as"].ne("")]
     for (other, task), of in same.groupby(["same_as", "task"], sort=False):
         told = ", ".join(sorted(set(row_names(of))))
         notes.append(f"{told}: the same as {other} in {task}, counted once in its population.")
     return Table(name, title, header, lines, wide, frozenset(best), notes)
+
+
+def _marks(row: Mapping[Any, Any], tasks: Sequence[str]) -> dict[str, str]:
+    """By the column, the letters of the slips that touch a published line."""
+    if row["setting"] != PUBLISHED:
+        return {}
+    columns = {**{task: task for task in tasks}, "index": slips.AVERAGE}
+    return {
+        column: slips.marks(slips.INDEX, {**row, "task": task})
+        for column, task in columns.items()
+        if not math.isnan(row[column])
+    }
 
 
 def _signed(value: float) -> str:

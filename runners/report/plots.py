@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from runners.report import drawing
 from runners.report.costs import BENCH, PASSES, QUANTITIES
 from runners.report.drawing import Row, Style
+from runners.report.extrapolation import TRAINED, over_lengths, trained_length
 from runners.report.figures.canvas import Plot
 from runners.report.grid import ARROWS
 from runners.report.index import PERPLEXITIES
@@ -229,17 +230,10 @@ class Plotter:
         Args:
             rows: The tidy table.
         """
-        is_curve = rows["seq_len"].notna() & rows["split"].eq("test") & rows["status"].eq("ok")
-        line = ["pattern", *TASK, *ROW]
-        is_broken = rows["status"].eq("diverged").groupby([rows[key] for key in line])
-        is_curve &= rows["command"].eq("train") & ~is_broken.transform("any")
-        curves = rows[is_curve & rows["direction"].ne("")]
-        plots = []
-        for (pattern, *task), own in curves.groupby(["pattern", *TASK], sort=False):
-            is_long = own.groupby("metric")["seq_len"].transform("nunique") > 1
-            if is_long.any():
-                plots.append(self._lengths(str(pattern), [str(p) for p in task], own[is_long]))
-        return plots
+        return [
+            self._lengths(str(pattern), [str(part) for part in task], own)
+            for (pattern, *task), own in over_lengths(rows).groupby(["pattern", *TASK], sort=False)
+        ]
 
     def _lengths(self, pattern: str, task: list[str], curves: pd.DataFrame) -> Plot:
         metrics = list(dict.fromkeys(curves["metric"]))
@@ -248,6 +242,7 @@ class Plotter:
         theirs = read("extrapolation").rename(columns={"context_length": "seq_len"})
         theirs = theirs.assign(variant="", setting="", run_id="", status="ok", is_nan=False)
         drawn = pd.concat([curves, theirs]) if is_cab else curves
+        trained = trained_length(curves["data_settings"].iloc[0])
         figure, grid = drawing.panels(
             1, len(metrics) + is_cab, 2.8, 2.3, names=_rows_of(drawn), between=0.75
         )
@@ -256,14 +251,20 @@ class Plotter:
             self._curve_panel(axes, own, "seq_len")
             axes.set_title(task_name("", task[2], task[3]), loc="left")
             axes.set_ylabel(f"{metric} {ARROWS[own['direction'].iloc[0]]}")
+            if trained is not None:
+                axes.axvline(trained, color="0.5", lw=0.8, ls=":")
         caption = f"{task_name(task[1], task[2], task[3])}, {_reads(pattern)}, over the context "
         caption += f"length. {BAND}"
+        caption += "" if trained is None else f" Dotted: the length of training, {trained:,}."
         if is_cab:
             self._curve_panel(grid[0, -1], theirs, "seq_len")
             grid[0, -1].set_title("PG-19, published by CAB", loc="left")
             grid[0, -1].set_ylabel("perplexity ↓")
-            grid[0, -1].axvline(8192, color="0.5", lw=0.8, ls=":")
-            caption += " Right: CAB's figure (digitised), trained at 8,192 tokens (dotted line)."
+            grid[0, -1].axvline(TRAINED, color="0.5", lw=0.8, ls=":")
+            caption += (
+                " Right: CAB's figure (digitised), trained at 8,192 tokens; what is above 100 "
+            )
+            caption += "is not drawn there."
         for axes in grid[0]:
             axes.set_xlabel("context length (tokens)")
         drawing.title(figure, f"{task[1]}, {_reads(pattern)}, over the context length")

@@ -36,6 +36,10 @@ LATEX = {
     "–": "--",
     "…": r"\dots{}",
     "·": r"$\cdot$",
+    **{
+        mark: f"$^{{{letter}}}$"
+        for mark, letter in zip("ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐ", "abcdefghijklm", strict=True)
+    },
 }
 
 

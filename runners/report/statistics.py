@@ -23,6 +23,7 @@ RANGES = {
     "f_score": (0.0, 1.0),
     "ssim": (-1.0, 1.0),
     "perplexity": (1.0, math.inf),
+    "validation_perplexity": (1.0, math.inf),
     **dict.fromkeys(
         ("nll", "bits_per_byte", "mse", "mae", "mcd", "msd", "cd_l1", "cd_l2"), (0.0, math.inf)
     ),

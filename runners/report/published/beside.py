@@ -9,6 +9,7 @@ import pandas as pd
 
 from runners.report.grid import ARROWS, NOT_RUN
 from runners.report.leaderboard import estimate_of, same_words
+from runners.report.published import slips
 from runners.report.render import Table
 from runners.report.statistics import notes_of
 from runners.report.table import (
@@ -57,7 +58,8 @@ def table(
 
     Args:
         ours: From `comparable`, in the names of `theirs`, with the column `ratio`.
-        theirs: The columns `PLACE`, attention (in our names), direction, value, source, comment.
+        theirs: The columns `PLACE`, attention (in our names), direction, value, source, comment;
+            and perhaps `marks`, the letters of the slips that touch the value.
         notes: What the reader must know of these.
         one_edition: What published scores share that have one softmax.
     """
@@ -75,6 +77,7 @@ def table(
     both["name"] = both["name"].fillna(both["attention"])
     both["dataset"] += both["mark"]
     both["n"] = both["n"].fillna(0).astype(int)
+    both["marks"] = both["marks"].fillna("")
     both = both.sort_values([*PLACE, "value", "name"], key=_sorted_as)
     lines = [_line(row) for row in both.itertuples()]
     return Table(
@@ -86,9 +89,10 @@ def table(
         ],
         lines=lines,
         num_words=4,
-        data=both[list(SHOWN)],
+        data=_with_slips(both)[list(SHOWN)],
         notes=[
             *notes,
+            *slips.footnotes(both["marks"]),
             f"{NOT_RUN}: not run, or not published.",
             *notes_of(" ".join(line[4] for line in lines)),
             *mark_notes(both["mark"]),
@@ -117,8 +121,15 @@ def _with_softmax_ratio(scores: pd.DataFrame, one_edition: list[str]) -> pd.Data
     baseline = scores[scores["attention"] == BASELINE]
     baseline = baseline[[*one_edition, "value"]].rename(columns={"value": "softmax"})
     joined = scores.merge(baseline, on=one_edition, how="left")
+    joined["marks"] = joined.get("marks", "")
     joined["ratio_published"] = joined["value"] / joined["softmax"]
     return joined.drop(columns="softmax")
+
+
+def _with_slips(both: pd.DataFrame) -> pd.DataFrame:
+    """The numbers with what is wrong with a published one as its comment."""
+    told = both["comment"].fillna("") + " " + both["marks"].map(slips.words)
+    return both.assign(comment=told.str.strip())
 
 
 def _line(row: Any) -> list[str]:
@@ -132,7 +143,7 @@ def _line(row: Any) -> list[str]:
         f"{row.metric} {ARROWS[row.direction]}",
         row.name,
         ours if isinstance(ours, str) else NOT_RUN,
-        NOT_RUN if math.isnan(row.value) else f"{row.value:g}",
+        NOT_RUN if math.isnan(row.value) else f"{row.value:g}{row.marks}",
         NOT_RUN if math.isnan(row.ratio) else f"{row.ratio:.2f}×",
         NOT_RUN if math.isnan(row.ratio_published) else f"{row.ratio_published:.2f}×",
         f"{row.source}{comment}" if isinstance(row.source, str) else "",

@@ -11,7 +11,7 @@ from functools import cache
 import pandas as pd
 
 from runners.report.leaderboard import with_ratios
-from runners.report.published import beside
+from runners.report.published import beside, slips
 from runners.report.render import Table
 from runners.report.table import (
     BASELINE,
@@ -60,6 +60,8 @@ METRICS = {
     "ssim": "SSIM",
 }
 """Our name of a metric, and CAB's."""
+VALIDATION_PERPLEXITY = "validation_perplexity"
+"""Of masked language modelling, where CAB has no score of the test rows."""
 DATASETS = {"WTH": "Weather"}
 """Where the file of a data set is called otherwise than the data set."""
 FEATURES = {"S": "univariate", "M": "multivariate"}
@@ -110,6 +112,7 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         columns `SCORE` in its names, `name` of the line, and mark (of the data set). CAB's averages
         over forecasting settings are added where every one of them was run.
     """
+    scores = _on_cab_rows(scores)
     is_here = scores["task"].isin(TASKS) & scores["metric"].isin(METRICS)
     ours = beside.comparable(scores[is_here & scores["rule"].eq("")])
     settings = rows[[*TASK, "data_settings"]].drop_duplicates(TASK)
@@ -119,6 +122,15 @@ def in_cab_names(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     ours["metric"] = ours["metric"].map(METRICS)
     ours["backbone"] = list(map(_cab_backbone, ours["backbone"], ours["task"]))
     return pd.concat([ours, _forecasting_means(ours)], ignore_index=True)
+
+
+def _on_cab_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with the perplexity of the validation rows for that of the test rows, if known."""
+    is_validation = scores["metric"].eq(VALIDATION_PERPLEXITY)
+    tasks = scores.loc[is_validation, "task"].unique()
+    is_replaced = scores["task"].isin(tasks) & scores["metric"].eq("perplexity")
+    metric = scores["metric"].mask(is_validation, "perplexity")
+    return scores.assign(metric=metric)[~is_replaced]
 
 
 @cache
@@ -165,6 +177,13 @@ def _forecasting_means(ours: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(means, columns=ours.columns).astype(ours.dtypes)
 
 
+def _marked(scores: pd.DataFrame) -> pd.DataFrame:
+    """The published scores with the letters of the slips that touch them."""
+    data = scores["dataset"].str.replace(r" \d+-\d+$", "", regex=True)
+    told = scores.assign(data=data).to_dict("records")
+    return scores.assign(marks=[slips.marks(slips.SCORE, row) for row in told])
+
+
 def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
     """Ours beside the published scores of the same task, data set, pattern and metric.
 
@@ -172,7 +191,7 @@ def comparison(rows: pd.DataFrame, scores: pd.DataFrame) -> Table | None:
     """
     return beside.table(
         in_cab_names(rows, with_ratios(scores)),
-        published_scores(),
+        _marked(published_scores()),
         name="published",
         title="Ours beside the numbers that CAB published",
         notes=[
