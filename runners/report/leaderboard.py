@@ -31,10 +31,23 @@ def leaderboards(scores: pd.DataFrame) -> list[Table]:
     Args:
         scores: From `quality`.
     """
-    scores = with_ratios(scores)
+    scores = with_ratios(scores[~has_no_place(scores)])
     return [
         _table(pattern, scores[scores["pattern"] == pattern]) for pattern in known_patterns(scores)
     ]
+
+
+def has_no_place(frame: pd.DataFrame) -> pd.Series:
+    """Whether each line is of a task without a place of the pattern: not even softmax can be there.
+
+    Args:
+        frame: With the columns pattern, `TASK`, attention and status.
+    """
+    place = ["pattern", *TASK]
+    is_refused = frame["attention"].eq(BASELINE) & frame["status"].eq("unsupported")
+    refused = set(frame.loc[is_refused, place].itertuples(index=False, name=None))
+    places = frame[place].itertuples(index=False, name=None)
+    return pd.Series([own in refused for own in places], index=frame.index, dtype=bool)
 
 
 def with_ratios(scores: pd.DataFrame) -> pd.DataFrame:

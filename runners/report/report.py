@@ -14,14 +14,19 @@ from rich.markup import escape
 
 from runners.records import Record, printable
 from runners.report import (
+    benefit,
+    correlation,
     cost_tables,
     costs,
+    extrapolation,
     index_tables,
     training_cost,
     verification,
 )
 from runners.report.collection import Collection, collect
+from runners.report.figures.benefit import benefit_figures
 from runners.report.figures.canvas import Canvas, Plot
+from runners.report.figures.correlation import correlation_figures
 from runners.report.figures.lengths import length_figures
 from runners.report.figures.patterns import pattern_figures
 from runners.report.figures.state import state_figures
@@ -35,9 +40,10 @@ from runners.report.table import COLUMNS, tidy, without_repeats
 
 OUT = "out="
 TABLES, FIGURES, WARNINGS = "tables", "figures", "warnings.txt"
+BENEFIT, CORRELATION = "Benefit of attention", "Correlation of patterns and tasks"
 NUM_WARNINGS, WARNING_LENGTH = 8, 400
 """What of the warnings stands at the top of the page, in lines and in characters of each."""
-IN_FILES_ONLY = ("cost_ratio", "training_cost", "index_population")
+IN_FILES_ONLY = ("cost_ratio", "training_cost", "index_population", correlation.TASK_TABLE)
 """Tables too long for the page, which links to them."""
 
 
@@ -99,12 +105,14 @@ def _tables(
 ) -> dict[str, list[Table]]:
     """The tables by the section of the page."""
     found = {
-        "Leaderboards": leaderboards(scores),
+        "Leaderboards": [*leaderboards(scores), *extrapolation.tables(rows)],
         "Recall": [],
         "Compositional Index": [
             *index_tables.own_tables(scores),
             *index_tables.cab_tables(rows, scores),
         ],
+        BENEFIT: [benefit.table(benefit.benefits(rows, scores))],
+        CORRELATION: correlation.tables(scores),
         "Ours beside published numbers": [
             cab.comparison(rows, scores),
             lra.comparison(scores),
@@ -139,6 +147,8 @@ def _figures(
             *state_figures(canvas, rows, scores),
             *length_figures(canvas, rows, scores),
         ],
+        BENEFIT: benefit_figures(canvas, benefit.benefits(rows, scores)),
+        CORRELATION: correlation_figures(canvas, scores),
         "Cost": plotter.costs(costs.curves(measured)),
     }
 

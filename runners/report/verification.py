@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from runners.report.grid import NOT_RUN
+from runners.report.leaderboard import has_no_place
 from runners.report.render import Table
 from runners.report.table import PATTERNS, ROW, is_own, known_patterns, row_names
 
@@ -80,7 +81,7 @@ def endings(rows: pd.DataFrame) -> Table | None:
     bad = rows[rows["status"].ne("ok") & is_own(rows)].drop_duplicates("run_id").copy()
     if bad.empty:
         return None
-    bad["name"] = row_names(bad)
+    bad["name"] = pd.Series(row_names(bad), bad.index).mask(has_no_place(bad), "every mechanism")
     where = ["status", "command", "task", "name", "pattern", "error"]
     grouped = bad.groupby(where, sort=True)["run_id"].agg(list).reset_index()
     lines = [
