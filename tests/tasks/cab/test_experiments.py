@@ -41,7 +41,10 @@ def swept(name: str, size: str) -> dict[str, list[str]]:
 
 
 def task_file(name: str) -> Any:
-    return OmegaConf.load(CONF / "task" / f"{name}.yaml")
+    """The settings of a task, on top of those that it says it differs from."""
+    own: Any = OmegaConf.load(CONF / "task" / f"{name}.yaml")
+    others = [other.partition("@")[0] for other in own.pop("defaults", []) if other != "_self_"]
+    return OmegaConf.merge(*map(task_file, others), own)
 
 
 PAPERS = sorted({task for name in TRAINED for task in swept(name, "paper")["task"]})
