@@ -79,6 +79,8 @@ def table(
     both["n"] = both["n"].fillna(0).astype(int)
     both["marks"] = both["marks"].fillna("")
     both = both.sort_values([*PLACE, "value", "name"], key=_sorted_as)
+    among = both.groupby(["task", "dataset"])["backbone"].transform("nunique")
+    both["backbone_shown"] = both["backbone"].where(among > 1, "")
     lines = [_line(row) for row in both.itertuples()]
     return Table(
         name=name,
@@ -138,7 +140,7 @@ def _line(row: Any) -> list[str]:
         ours = same_words(row.same_as)
     comment = f"; {row.comment}" if isinstance(row.comment, str) and row.comment else ""
     return [
-        f"{row.task} {row.dataset}".strip(),
+        " ".join(filter(None, (row.task, row.dataset, row.backbone_shown))),
         row.pattern,
         f"{row.metric} {ARROWS[row.direction]}",
         row.name,

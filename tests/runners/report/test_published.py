@@ -105,6 +105,21 @@ def test_a_part_and_the_whole_of_the_data_are_not_mixed() -> None:
     assert by_task["LSTF ETTh1 univariate 168-720-sample", "abc"] == "0.1000†"
 
 
+def test_two_backbones_of_one_data_set_are_told_apart() -> None:
+    speech: dict[str, Any] = {"task": "text_to_speech", "pattern": "noncausal_self"}
+    backbones = ("FastSpeech2", "Transformer-TTS")
+    table = compared(
+        *(
+            train("abc", {"mcd": 3.0 + i}, dataset="LJSpeech", backbone=name, model={"of": name},
+                  directions={"mcd": "lower"}, **speech)
+            for i, name in enumerate(backbones)
+        )
+    )  # fmt: skip
+    assert table is not None
+    mcd = {line[0]: line[4] for line in table.lines if line[2] == "MCD ↓" and line[3] == "abc"}
+    assert mcd == {"TTS LJSpeech FastSpeech 2": "3.000†", "TTS LJSpeech Transformer-TTS": "4.000†"}
+
+
 def test_the_file_wth_is_the_data_set_weather() -> None:
     weather = {"features": "M", "input_len": 720, "label_len": 336, "horizon": 720}
     found = lines(compared(train("abc", {"mse": 0.7}, dataset="WTH", data=weather, **LSTF)))
