@@ -111,7 +111,7 @@ def _log_ratios(rows: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     none = own[own["attention"].eq(CONTROL)][[*place, "value"]]
     both = none.merge(softmax, on=place, suffixes=("", "_softmax"))
     with np.errstate(divide="ignore"):
-        log = np.log(both["value"]) - np.log(both["value_softmax"])
+        log = both["value"].map(np.log) - both["value_softmax"].map(np.log)
     return both.assign(log=log.where(both["direction"].eq("higher"), -log))
 
 

@@ -61,11 +61,11 @@ class Correlation:
 
 def pearson(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """Pearson's coefficient over the last axis; NaN where a column is constant."""
-    x, y = (np.asarray(of, dtype=float) for of in (x, y))
-    is_constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y, axis=-1) == 0)
-    x, y = (of - of.mean(axis=-1, keepdims=True) for of in (x, y))
-    scale = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
-    return np.where(is_constant, np.nan, (x * y).sum(axis=-1) / np.where(is_constant, 1.0, scale))
+    pair = [np.asarray(of, dtype=float) for of in (x, y)]
+    is_constant = np.logical_or(*(np.ptp(of, axis=-1) == 0 for of in pair))
+    a, b = (of - of.mean(axis=-1, keepdims=True) for of in pair)
+    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    return np.where(is_constant, np.nan, (a * b).sum(axis=-1) / np.where(is_constant, 1.0, scale))
 
 
 def bootstrap(x: ArrayLike, y: ArrayLike, seed: int = 0) -> tuple[float, float]:
@@ -73,9 +73,9 @@ def bootstrap(x: ArrayLike, y: ArrayLike, seed: int = 0) -> tuple[float, float]:
 
     Draws in which a column is constant have no coefficient and are left out.
     """
-    x, y = (np.asarray(of, dtype=float) for of in (x, y))
-    drawn = np.random.default_rng(seed).integers(len(x), size=(DRAWS, len(x)))
-    found = pearson(x[drawn], y[drawn])
+    a, b = (np.asarray(of, dtype=float) for of in (x, y))
+    drawn = np.random.default_rng(seed).integers(len(a), size=(DRAWS, len(a)))
+    found = pearson(a[drawn], b[drawn])
     found = found[np.isfinite(found)]
     if not len(found):
         return math.nan, math.nan
@@ -152,7 +152,7 @@ def by_task(scores: pd.DataFrame) -> Columns:
     of_tasks = {
         f"{CAB_PATTERNS[pattern]} {TASKS[task]}": mark for (pattern, task), mark in marks.items()
     }
-    return Columns(wide[order], of_tasks | dict.fromkeys(arena, mark))
+    return Columns(wide[order], of_tasks | dict.fromkeys(map(str, arena), mark))
 
 
 def _task_indices(scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[str, str], str]]:
@@ -226,10 +226,11 @@ def published(name: str) -> dict[frozenset[str], dict[str, Any]]:
         # What was recomputed for the label that is printed is of the other.
         right = {LRA: "NS", "NS": LRA}
         again = ["n_attentions_recomputed", "recomputed_r"]
-        by_pair = found.set_index(["one", "other"])[again]
-        for i in found.index[is_exchanged]:
-            one, other = found.loc[i, ["one", "other"]]
-            found.loc[i, again] = by_pair.loc[(right[one], other)]
+        exchanged = found[is_exchanged].assign(one=found["one"].map(right))
+        found = found.drop(columns=again).merge(
+            pd.concat([found[~is_exchanged], exchanged])[["one", "other", *again]],
+            on=["one", "other"],
+        )
         found["is_imputed"] = False
     else:
         found = read("task_correlation").rename(columns={"task_a": "one", "task_b": "other"})
@@ -238,9 +239,10 @@ def published(name: str) -> dict[frozenset[str], dict[str, Any]]:
     shared = found["n_attentions_recomputed"]
     few = (found["one"].eq("CS") & found["other"].isin(["NC", "CC"])) | shared.le(slips.FEW)
     found["num_shared"] = shared.where(~few, slips.FEW)
+    known: list[dict[str, Any]] = found.to_dict("records")  # type: ignore[assignment]
     return {
         frozenset((row["one"], row["other"])): row | {"marks": slips.marks(slips.CORRELATION, row)}
-        for row in found.to_dict("records")
+        for row in known
     }
 
 

@@ -52,7 +52,7 @@ def correlation_figures(canvas: Canvas, scores: Any) -> list[Plot]:
 def _figure(
     canvas: Canvas, name: str, what: str, found: list[Correlation], columns: Columns
 ) -> Plot:
-    order = list(columns.values)
+    order = [str(name) for name in columns.values]
     theirs = _theirs(name, found, columns)
     size = 0.62 * len(order)
     figure, grid = drawing.panels(

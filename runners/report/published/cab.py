@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
@@ -180,7 +181,7 @@ def _forecasting_means(ours: pd.DataFrame) -> pd.DataFrame:
 def _marked(scores: pd.DataFrame) -> pd.DataFrame:
     """The published scores with the letters of the slips that touch them."""
     data = scores["dataset"].str.replace(r" \d+-\d+$", "", regex=True)
-    told = scores.assign(data=data).to_dict("records")
+    told: list[dict[str, Any]] = scores.assign(data=data).to_dict("records")  # type: ignore[assignment]
     return scores.assign(marks=[slips.marks(slips.SCORE, row) for row in told])
 
 

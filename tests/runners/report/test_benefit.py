@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from runners.report.scores import quality
 from runners.report.statistics import estimate
 from tests.runners.report.made import rows, train
 
-MLM = {"task": "masked_language_modeling", "dataset": "PG-19", "backbone": "RoBERTa-base"}
-SR = {"task": "super_resolution", "dataset": "FFHQ to CelebA-HQ", "backbone": "SR3"}
+MLM: dict[str, Any] = {
+    "task": "masked_language_modeling",
+    "dataset": "PG-19",
+    "backbone": "RoBERTa-base",
+}
+SR: dict[str, Any] = {"task": "super_resolution", "dataset": "FFHQ to CelebA-HQ", "backbone": "SR3"}
 
 
 def run(attention: str, scores: dict, seed: int = 0, **fields) -> Record:
-    place = {"pattern": "noncausal_self", "suite": "cab"} | MLM | fields
+    place: dict[str, Any] = {"pattern": "noncausal_self", "suite": "cab"} | MLM | fields
     return train(attention, scores, seed=seed, **place)
 
 
@@ -38,7 +43,11 @@ def test_the_ratio_is_of_scores_of_one_seed_turned_so_that_below_one_is_worse() 
 
 
 def test_metrics_of_either_direction_count_alike_and_only_where_both_have_them() -> None:
-    point = {"task": "point_cloud_completion", "dataset": "PCN", "backbone": "PoinTr"}
+    point: dict[str, Any] = {
+        "task": "point_cloud_completion",
+        "dataset": "PCN",
+        "backbone": "PoinTr",
+    }
     directions = {"cd_l1": "lower"}
     (one,) = found(
         run("softmax", {"cd_l1": 2.0, "f_score": 0.8}, directions=directions, **point),
@@ -102,6 +111,7 @@ def test_the_figure_has_cabs_panel_only_beside_real_data(tmp_path) -> None:
     sr = [run(name, {"psnr": 20.0 + i}, **SR) for i, name in enumerate(("softmax", "none"))]
     (plot,) = benefit_figures(canvas, found(*sr))
     assert "CAB" in plot.caption
-    made = [run(n, {"psnr": 20.0}, **SR | {"dataset": "x-synthetic"}) for n in ("softmax", "none")]
+    stand_in: dict[str, Any] = {**SR, "dataset": "x-synthetic"}
+    made = [run(n, {"psnr": 20.0}, **stand_in) for n in ("softmax", "none")]
     (plot,) = benefit_figures(canvas, found(*made))
     assert "CAB" not in plot.caption

@@ -1,5 +1,7 @@
 """Each slip of CAB is marked where its value appears, and nowhere else."""
 
+from typing import Any
+
 import pytest
 
 from runners.records import Measurement
@@ -12,9 +14,19 @@ from runners.report.render import Table
 from runners.report.scores import quality
 from tests.runners.report.made import rows, train
 
-LM = {"task": "language_modeling", "dataset": "PG-19", "backbone": "GPT-2", "suite": "cab"}
-SUM = {"task": "summarization", "dataset": "Multi-News", "backbone": "Transformer", "suite": "cab"}
-MLM = LM | {"task": "masked_language_modeling", "backbone": "RoBERTa-base"}
+LM: dict[str, Any] = {
+    "task": "language_modeling",
+    "dataset": "PG-19",
+    "backbone": "GPT-2",
+    "suite": "cab",
+}
+SUM: dict[str, Any] = {
+    "task": "summarization",
+    "dataset": "Multi-News",
+    "backbone": "Transformer",
+    "suite": "cab",
+}
+MLM: dict[str, Any] = LM | {"task": "masked_language_modeling", "backbone": "RoBERTa-base"}
 
 
 def compared(*records) -> Table:
@@ -111,7 +123,8 @@ def test_the_published_curve_stands_below_ours_with_its_gaps() -> None:
     assert lines["abc", "CAB"]["8,192"] == "31.6ᵃ"
     assert lines["abc", "CAB"]["4,096 (trained)"] == "31.7"
     assert (lines["abc", "CAB"]["16,384"], lines["s4d", "CAB"]["16,384"]) == ("> 100", "–")
-    made = train("abc", {}, extra=curve, **LM | {"dataset": "books-synthetic"})
+    stand_in: dict[str, Any] = {**LM, "dataset": "books-synthetic"}
+    made = train("abc", {}, extra=curve, **stand_in)
     (table,) = extrapolations(rows(made))
     assert {line[1] for line in table.lines} == {"ours"}
 

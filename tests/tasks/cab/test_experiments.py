@@ -1,6 +1,6 @@
 """CAB's tables as experiments: every task and mechanism of each exists and has its pattern."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -137,10 +137,8 @@ def test_the_costs_are_measured_at_cabs_shapes_in_every_pattern() -> None:
 @pytest.mark.parametrize("command", ["train", "speed"])
 def test_the_size_says_nothing_that_identifies_a_run(command: str) -> None:
     ids = {
-        settings_id(
-            command, OmegaConf.to_container(composed(command, f"size={size}"), resolve=True)
-        )  # type: ignore[arg-type]
-        for size in SIZES
+        settings_id(command, cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+        for config in (composed(command, f"size={size}") for size in SIZES)
     }
     assert len(ids) == 1
     config = composed(command, "size=paper", whole=True)
