@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from attentions.base import Pattern
-from tasks.cab.summarization.data import IGNORED, Batch, Ragged, SummarizationData
+from tasks.cab.summarization.data import SummarizationData
+from tasks.cab.summarization.documents import IGNORED, Batch, Ragged
 from tasks.cab.summarization.rouge import METRICS, rouge_f1
 from tasks.cab.summarization.task import Summarization
 from tests.tasks.building import build_data, build_model, quiet_trainer
