@@ -67,7 +67,7 @@ class Roberta(nn.Module):
         self.positions = Positions(positions, max_len, embed_dim, init_std=INIT_STD)
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = Dropout(dropout)
-        self.layers = nn.ModuleList(
+        layers = [
             EncoderLayer(
                 slots.build(
                     Pattern.NONCAUSAL_SELF,
@@ -82,10 +82,11 @@ class Roberta(nn.Module):
                 dropout,
             )
             for layer in range(num_layers)
-        )
+        ]
+        self.layers = nn.ModuleList(layers)
         self.logits = Head(self.tokens)
-        own = [self.tokens, self.logits.dense]
-        for layer in self.layers:
+        own: list[nn.Embedding | nn.Linear] = [self.tokens, self.logits.dense]
+        for layer in layers:
             own += [layer.feed_forward.expand, layer.feed_forward.contract]
         for module in own:
             nn.init.normal_(module.weight, std=INIT_STD)

@@ -198,8 +198,8 @@ def _about(tokenizer: Tokenizer) -> dict[str, Any]:
     """The fields of a library that are not its splits."""
     vocab_size = tokenizer.get_vocab_size()
     told = tokenizer.decode_batch([[i] for i in range(vocab_size)], skip_special_tokens=False)
-    line_ends = [number for number, text in enumerate(told) if "\n" in text]
-    line_ends.append(tokenizer.token_to_id(END_OF_BOOK))
+    marks = {tokenizer.token_to_id(END_OF_BOOK)}
+    line_ends = [i for i, text in enumerate(told) if "\n" in text or i in marks]
     return {"vocab_size": vocab_size, "line_ends": line_ends}
 
 

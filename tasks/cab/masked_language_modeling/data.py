@@ -109,7 +109,7 @@ class MaskedBlocks:
         return len(self.ends)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        drawn = [self._draw(row) for row in rows.tolist()]
+        drawn = [self.draw(row) for row in rows.tolist()]
         longest = max(len(read) for read, _ in drawn)
         tokens = torch.full((len(drawn), longest), self.vocab_size + PAD)
         targets = torch.full_like(tokens, IGNORED)
@@ -126,7 +126,7 @@ class MaskedBlocks:
         start = self.ends[row - 1] if row else 0
         return np.append(self.vocab_size + BEGIN, self.stream[start : self.ends[row]])
 
-    def _draw(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """What is read of a block and what is asked for (N,), `IGNORED` elsewhere."""
         tokens = self.block(row).astype(np.int64)
         rng = np.random.default_rng([self.seed, row])
@@ -205,8 +205,7 @@ class MaskedLanguageModelingData(BooksData):
         begin, blocks = self.books.vocab_size + BEGIN, self.train
         num_blocks = int(np.searchsorted(blocks.ends, RULE_TOKENS, side="right")) or 1
         train = [blocks.stream[: blocks.ends[:num_blocks][-1]], np.full(num_blocks, begin)]
-        test = [self.test._draw(row)[1] for row in range(len(self.test))]
-        asked = np.concatenate(test)
+        asked = np.concatenate([self.test.draw(row)[1] for row in range(len(self.test))])
         nll = frequencies(np.concatenate(train), asked[asked != IGNORED], begin + 1)
         return {"frequency of tokens": {"perplexity": math.exp(nll)}}
 

@@ -100,7 +100,7 @@ class SummarizationData(TaskData):
         train, test = cast(Documents, self.train), cast(Documents, self.test)
         vocab_size = len(self.facts["tokenizer"].get_vocab())
         targets = train.targets.tokens.numpy(), test.targets.tokens.numpy()
-        scores = {"frequency of tokens": {"nll": frequencies(*targets, vocab_size)}}
+        nll = frequencies(*targets, vocab_size)
         length = round(len(targets[0]) / len(train))
         rouge = np.array(
             [
@@ -108,7 +108,8 @@ class SummarizationData(TaskData):
                 for lead, summary in zip(test.leads(length), test.summaries or (), strict=True)
             ]
         ).mean(axis=0)
-        return scores | {"lead": dict(zip(METRICS, rouge.tolist(), strict=True))}
+        of_lead: dict[str, float] = {**dict(zip(METRICS, rouge.tolist(), strict=True))}
+        return {"frequency of tokens": {"nll": nll}, "lead": of_lead}
 
     def _generated(self) -> list[Documents]:
         if self.max_source_len < LONGEST[0] or self.max_target_len < LONGEST[1]:
