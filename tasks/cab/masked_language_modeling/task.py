@@ -3,7 +3,8 @@
 Source: Zhang et al., CAB, ICML 2023; Liu et al., "RoBERTa", 2019; trained as by fairseq.
 Departs from CAB: scores the test rows; CAB's number, of the validation rows, stands beside it, of
 the same checkpoint. The line breaks of the text are tokens of it (unless `line_marks` asks for
-CAB's symbols), the tokenizer is trained on the training books by default, and see
+CAB's symbols), the tokenizer is trained on the training books by default, no first step is taken
+at a rate of 0, as fairseq's warm-up has it, and see
 `tasks.cab.masked_language_modeling.data` and `tasks.backbones.roberta`.
 In: tokens (B, N), some masked. Out: logits of those (K, V). Scores: over masked tokens.
 """
@@ -28,7 +29,7 @@ class MaskedLanguageModeling(Task):
         slots: Give the attentions.
         seq_len: The greatest length of a block.
         lr: Of AdamW at the end of the warm-up.
-        warmup_steps: Optimizer steps of linear warm-up from 0.
+        warmup_steps: Optimizer steps of linear warm-up.
         total_steps: Optimizer steps after which the rate, falling linearly, is 0 again.
         betas: Of AdamW.
         eps: Of AdamW.
@@ -118,10 +119,8 @@ class MaskedLanguageModeling(Task):
 
     def _schedule(self, step: int) -> float:
         """The share of `lr`: linear warm-up, then linear decay."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
         left = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
-        return max(0.0, left)
+        return max(0.0, min((step + 1) / max(self.warmup_steps, 1), left, 1.0))
 
     def _count(self, metric: Perplexity, batch: Batch) -> None:
         # Summed in float64: one addend of a float32 sum would lose digits to the others.
