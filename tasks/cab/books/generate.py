@@ -11,15 +11,29 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 NUM_WORDS = 64
 
 
-def write_books(num_books: int, *, words_per_book: int, book_len: int, seed: int) -> list[str]:
-    """Books of `book_len` words, drawn from `words_per_book` words of the lexicon."""
+def write_books(
+    num_books: int,
+    *,
+    words_per_book: int,
+    book_len: int,
+    seed: int,
+    words_per_line: int | None = None,
+) -> list[str]:
+    """Books of `book_len` words, drawn from `words_per_book` words of the lexicon.
+
+    A line break follows every `words_per_line` words; None leaves a book in one line.
+    """
     generator = torch.Generator().manual_seed(seed)
     lexicon = _lexicon()
     books = []
     for _ in range(num_books):
         chosen = torch.randperm(NUM_WORDS, generator=generator)[:words_per_book]
         drawn = torch.randint(words_per_book, (book_len,), generator=generator)
-        books.append("".join(f" {lexicon[i]}" for i in chosen[drawn].tolist()))
+        words = [f" {lexicon[i]}" for i in chosen[drawn].tolist()]
+        if words_per_line is not None:
+            lasts = range(words_per_line - 1, book_len, words_per_line)
+            words = [f"{word}\n" if i in lasts else word for i, word in enumerate(words)]
+        books.append("".join(words))
     return books
 
 

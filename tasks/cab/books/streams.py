@@ -1,11 +1,13 @@
 """Books as streams of token numbers, tokenised once and then kept.
 
 The text is taken as it is, and its line breaks are tokens like any other; one `<|endoftext|>` ends
-each book. Departs from CAB, whose recipe adds a symbol at the end of every hard-wrapped line, and
-counts it in the perplexity.
+each book. Departs from CAB, whose recipe takes the lines without the white space around them and
+adds a symbol at the end of each, which it counts in the perplexity: `line_marks` does so too.
 """
 
 import hashlib
+import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ SPLITS = ("train", "validation", "test")
 END_OF_BOOK = "<|endoftext|>"
 BOOKS_AT_ONCE = 16
 """Tokenised side by side."""
-FORMAT = 2
+FORMAT = 3
 """Of the kept streams; another number leaves the old ones aside."""
 GENERATED = {"train": 1500, "validation": 60, "test": 60}
 """Books; the same for every seed."""
@@ -46,18 +48,32 @@ class Stream:
 
 @dataclass(frozen=True)
 class Library:
-    """The three splits, and the size of the vocabulary."""
+    """The three splits, and the tokens that they are made of.
+
+    Attributes:
+        vocab_size: How many tokens there are.
+        line_ends: The numbers of those that end a line, or a book.
+    """
 
     train: Stream
     validation: Stream
     test: Stream
     vocab_size: int
+    line_ends: list[int]
 
 
-def generate(*, vocab_size: int, cache_dir: str | None = None) -> Library:
+def generate(
+    *,
+    vocab_size: int,
+    line_marks: bool = False,
+    words_per_line: int | None = None,
+    cache_dir: str | None = None,
+) -> Library:
     """Small generated books; see `tasks.cab.books.generate`, and `read` for the arguments."""
     texts = {
-        split: write_books(num_books, words_per_book=4, book_len=100, seed=seed)
+        split: write_books(
+            num_books, words_per_book=4, book_len=100, seed=seed, words_per_line=words_per_line
+        )
         for seed, (split, num_books) in enumerate(GENERATED.items())
     }
     tokenizer = make_tokenizer(
@@ -66,19 +82,25 @@ def generate(*, vocab_size: int, cache_dir: str | None = None) -> Library:
     streams = {}
     for split in SPLITS:
         counted = _Counted(texts[split])
-        tokens = np.concatenate(list(encode(counted, tokenizer)))
+        tokens = np.concatenate(list(encode(counted, tokenizer, line_marks=line_marks)))
         streams[split] = Stream(tokens, counted.num_books, counted.num_bytes)
-    return Library(**streams, vocab_size=tokenizer.get_vocab_size())
+    return Library(**streams, **_about(tokenizer))
 
 
 def read(
-    source: str, *, tokenizer: str | None, vocab_size: int, cache_dir: str | None = None
+    source: str,
+    *,
+    tokenizer: str | None,
+    vocab_size: int,
+    line_marks: bool = False,
+    cache_dir: str | None = None,
 ) -> Library:
     """PG-19, or books in its form. What has been tokenised before is mapped from the cache.
 
     Args:
         source: See `tasks.cab.books.pg19.find`.
         tokenizer: See `make_tokenizer`, as `vocab_size`.
+        line_marks: See `encode`.
         cache_dir: Where the streams are kept, under a hash of the books and the tokenizer; None for
             `attnbench` in the cache of Hugging Face (HF_HOME).
 
@@ -90,18 +112,19 @@ def read(
 
     books, cache = find(source), cache_folder(cache_dir)
     settings = [FORMAT, books.digest(), tokenizer or vocab_size, _digest_of_file(tokenizer)]
+    settings.append(line_marks)
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
     folder = cache / "books" / key
     if not folder.exists():
         texts = {split: books.texts(split) for split in SPLITS}
         made = make_tokenizer(texts["train"], tokenizer, vocab_size, cache / "tokenizers")
-        publish(folder, lambda draft: _write(texts, made, draft))
+        publish(folder, lambda draft: _write(texts, made, line_marks, draft))
     about = json.loads((folder / "about.json").read_text())
     streams = {
-        split: Stream(np.load(folder / f"{split}.npy", mmap_mode="r"), **about[split])
+        split: Stream(np.load(folder / f"{split}.npy", mmap_mode="r"), **about.pop(split))
         for split in SPLITS
     }
-    return Library(**streams, vocab_size=about["vocab_size"])
+    return Library(**streams, **about)
 
 
 def make_tokenizer(
@@ -121,8 +144,15 @@ def make_tokenizer(
     return train_byte_bpe(texts, vocab_size=vocab_size, special_tokens=[END_OF_BOOK], cache=cache)
 
 
-def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The tokens of each book, int64, with the mark at its end."""
+def encode(
+    texts: Iterable[str], tokenizer: Tokenizer, *, line_marks: bool = False
+) -> Iterator[np.ndarray]:
+    """The tokens of each book, int64, with the mark at its end.
+
+    Args:
+        line_marks: Whether the mark ends each line instead, which is stripped, as CAB's recipe has
+            it; a line without text is then a mark alone.
+    """
     end = tokenizer.token_to_id(END_OF_BOOK)
     books: list[str] = []
 
@@ -132,6 +162,12 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         books.clear()
 
     for text in texts:
+        if line_marks:
+            lines = [line.strip() for line in io.StringIO(text, newline=None)]
+            encoded = tokenizer.encode_batch_fast(lines, add_special_tokens=False)
+            numbers = [[*encoding.ids, end] for encoding in encoded]
+            yield np.array(list(itertools.chain.from_iterable(numbers)), dtype=np.int64)
+            continue
         books.append(text)
         if len(books) == BOOKS_AT_ONCE:
             yield from flush()
@@ -158,12 +194,24 @@ def _digest_of_file(tokenizer: str | None) -> str | None:
     return hashlib.sha256(Path(tokenizer).read_bytes()).hexdigest()
 
 
-def _write(texts: Mapping[str, Iterable[str]], tokenizer: Tokenizer, folder: Path) -> None:
-    about: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size()}
+def _about(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The fields of a library that are not its splits."""
+    vocab_size = tokenizer.get_vocab_size()
+    told = tokenizer.decode_batch([[i] for i in range(vocab_size)], skip_special_tokens=False)
+    marks = {tokenizer.token_to_id(END_OF_BOOK)}
+    line_ends = [i for i, text in enumerate(told) if "\n" in text or i in marks]
+    return {"vocab_size": vocab_size, "line_ends": line_ends}
+
+
+def _write(
+    texts: Mapping[str, Iterable[str]], tokenizer: Tokenizer, line_marks: bool, folder: Path
+) -> None:
+    about = _about(tokenizer)
     for split in SPLITS:
         counted = _Counted(texts[split])
         with (folder / f"{split}.npy").open("wb") as file:
-            _write_stream(encode(counted, tokenizer), about["vocab_size"], file)
+            books = encode(counted, tokenizer, line_marks=line_marks)
+            _write_stream(books, about["vocab_size"], file)
         if not counted.num_bytes:
             raise ValueError(f"the {split} books are empty: they have no text")
         about[split] = {"num_books": counted.num_books, "num_bytes": counted.num_bytes}

@@ -3,8 +3,8 @@
 Source: see `tasks.cab.books.pg19`; generated books are those of `tasks.cab.books.generate`.
 Departs from CAB in how other lengths than the training length are scored: there the test stream is
 cut into blocks of each length, so that a short length also means more tokens near the start of a
-block, without context. Here every length is scored on the same tokens, each with a context that is
-full but for the last few.
+block, without context. Here every length of `context_lens` is scored on the same tokens, each with
+a context that is full but for the last few; those of `cold_lens` are scored as in CAB.
 """
 
 import math
@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tasks.cab.books.streams import SPLITS, Library, generate, read
-from tasks.data import TaskData, check_counts
+from tasks.cab.books.data import RULE_TOKENS, BooksData
+from tasks.cab.books.streams import SPLITS
+from tasks.data import check_counts
 from tasks.rules.tokens import frequencies
 
 IGNORED = -100
 """The target behind the end of the stream: what torch's cross-entropy leaves out."""
-OFFICIAL_TRAIN_BOOKS = 28_602
-RULE_TOKENS = 10_000_000
-"""Training tokens whose frequencies the rule takes."""
 
 
 class Batch(NamedTuple):
@@ -103,15 +101,14 @@ def sliding(
     return Windows(stream, spans + span_len - 1 - length, length, span_len)
 
 
-class LanguageModelingData(TaskData):
+class LanguageModelingData(BooksData):
     """Blocks of books.
 
     Args:
-        source: "generated", or see `tasks.cab.books.streams.read`, as for `cache_dir`.
-        tokenizer: See `tasks.cab.books.streams.make_tokenizer`, as `vocab_size`.
         seq_len: Tokens of a block.
         context_lens: The lengths to score by `sliding`, which explains `num_spans` and `span_len`.
-        **loading: See `TaskData`.
+        cold_lens: The lengths to score in blocks of their own, as in CAB.
+        **reading: See `BooksData`.
 
     Raises:
         ValueError: If a number is not positive.
@@ -124,67 +121,49 @@ class LanguageModelingData(TaskData):
     def __init__(
         self,
         *,
-        source: str,
-        tokenizer: str | None = None,
-        vocab_size: int,
         seq_len: int,
         context_lens: Sequence[int] = (),
         num_spans: int = 1,
         span_len: int = 1,
-        cache_dir: str | None = None,
-        **loading: Any,
+        cold_lens: Sequence[int] = (),
+        **reading: Any,
     ) -> None:
-        super().__init__(**loading)
+        super().__init__(**reading)
         check_counts(
             seq_len=seq_len,
             num_spans=num_spans,
             span_len=span_len,
             context_lens=min(context_lens, default=None),
+            cold_lens=min(cold_lens, default=None),
         )
-        self.source, self.cache_dir = source, cache_dir
-        self.tokenizer, self.vocab_size = tokenizer, vocab_size
-        self.seq_len, self.context_lens = seq_len, list(context_lens)
+        self.seq_len = seq_len
+        self.context_lens, self.cold_lens = list(context_lens), list(cold_lens)
         self.num_spans, self.span_len = num_spans, span_len
-        self.sliding: list[Windows] = []
-        self.library: Library | None = None
-
-    @property
-    def dataset(self) -> str:
-        """PG-19, marked where it is only a part; or what is generated."""
-        if self.source == "generated":
-            return "books-synthetic"
-        is_complete = self._ready.train.num_books == OFFICIAL_TRAIN_BOOKS
-        return "PG-19" if is_complete else "PG-19-sample"
+        self.lengths: list[tuple[int, Windows]] = []
 
     @property
     def facts(self) -> dict[str, Any]:
         """Sizes, and how many bytes of text a test token stands for."""
-        test = self._ready.test
+        test = self.books.test
         return {
-            "vocab_size": self._ready.vocab_size,
+            "vocab_size": self.books.vocab_size,
             "seq_len": self.seq_len,
             "context_lens": self.context_lens,
+            "cold_lens": self.cold_lens,
             "bytes_per_token": test.num_bytes / len(test.tokens),
         }
 
     def trivial_scores(self) -> Mapping[str, Mapping[str, float]]:
         """What the frequencies of the tokens tell."""
-        train, test = self._ready.train.tokens, self._ready.test.tokens
-        nll = frequencies(train[:RULE_TOKENS], test[1:], self._ready.vocab_size)
+        train, test = self.books.train.tokens, self.books.test.tokens
+        nll = frequencies(train[:RULE_TOKENS], test[1:], self.books.vocab_size)
         bits = nll / math.log(2) / self.facts["bytes_per_token"]
         return {"frequency of tokens": {"perplexity": math.exp(nll), "bits_per_byte": bits}}
 
-    def prepare_data(self) -> None:
-        """Tokenise the books, in one process of each machine."""
-        self.library = self.library or self._read()
-
     def setup(self, stage: str | None = None) -> None:
         """Cut the streams into blocks and windows."""
-        self.library = self.library or self._read()
-        streams = [
-            stream.tokens
-            for stream in (self.library.train, self.library.validation, self.library.test)
-        ]
+        self.prepare_data()
+        streams = [getattr(self.books, split).tokens for split in SPLITS]
         for split, stream in zip(SPLITS, streams, strict=True):
             if len(stream) <= self.seq_len:
                 raise ValueError(
@@ -195,37 +174,20 @@ class LanguageModelingData(TaskData):
         self.train = blocks(train, self.seq_len, keep_last=False)
         self.validation = blocks(validation, self.seq_len, keep_last=True)
         self.test = blocks(test, self.seq_len, keep_last=True)
-        self.sliding = [
-            sliding(
-                test,
-                length,
-                max_len=max(self.context_lens),
-                num_spans=self.num_spans,
-                span_len=self.span_len,
-            )
+        spans = {"num_spans": self.num_spans, "span_len": self.span_len}
+        self.lengths = [
+            (length, sliding(test, length, max_len=max(self.context_lens), **spans))
             for length in self.context_lens
         ]
+        self.lengths += [(n, blocks(test, n, keep_last=True)) for n in self.cold_lens]
 
     def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        """The blocks, then the windows of each context length, with as many tokens in a batch."""
+        """The blocks, then every further length, with as many tokens in a batch.
+
+        Those of `context_lens` come first, then those of `cold_lens`.
+        """
         tokens = self.eval_batch_size * self.seq_len
         loaders = [self._loader(self.test, self.eval_batch_size, training=False)]
-        for length, windows in zip(self.context_lens, self.sliding, strict=True):
+        for length, windows in self.lengths:
             loaders.append(self._loader(windows, max(1, tokens // length), training=False))
         return loaders
-
-    @property
-    def _ready(self) -> Library:
-        if self.library is None:
-            raise RuntimeError("call setup first")
-        return self.library
-
-    def _read(self) -> Library:
-        if self.source == "generated":
-            return generate(vocab_size=self.vocab_size, cache_dir=self.cache_dir)
-        return read(
-            self.source,
-            tokenizer=self.tokenizer,
-            vocab_size=self.vocab_size,
-            cache_dir=self.cache_dir,
-        )

@@ -70,7 +70,7 @@ def tokenize(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Documents and summaries as token numbers end to end (int32), and where each ends (int64).
 
-    Every row ends with the token `end`, also where it was cut. `datasets` keeps the result.
+    Every row ends with the token `end`, unless it was cut. `datasets` keeps the result.
     """
     encoded = rows.map(
         _encode,
@@ -115,7 +115,7 @@ def _encode(
 ) -> dict[str, list[list[int]]]:
     return {
         name: [
-            [*encoding.ids[: max_lens[name] - 1], end]
+            [*encoding.ids, end][: max_lens[name]]
             for encoding in tokenizer.encode_batch(rows[name], add_special_tokens=False)
         ]
         for name in COLUMNS

@@ -2,12 +2,14 @@
 
 Source: Zhang et al., CAB, ICML 2023, arXiv:2210.07661; Fabbri et al., "Multi-News", ACL 2019.
 Departs from CAB: scores the likelihood too (`nll`), as ROUGE of greedy summaries partly measures
-how they degenerate, and can search by beams; the ROUGE of `tasks.cab.summarization.rouge`; where an
-update takes several batches, each token of them counts alike, as in fairseq (ParaGen averages the
-means of the batches, and drops the last, shorter update of an epoch).
+how they degenerate, and can search by beams; writes no `<s>` and no `<pad>`, which ParaGen does not
+forbid; the ROUGE of `tasks.cab.summarization.rouge`; where an update takes several batches, each
+token of them counts alike, as in fairseq (ParaGen averages the means of the batches, and drops the
+last, shorter update of an epoch).
 In: a document (B, N). Out: logits of its summary (B, M, V), or a summary written token by token.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,10 +20,13 @@ from torch import Tensor, nn
 from attentions.base import Pattern
 from tasks.backbones.transformer import Transformer
 from tasks.base import AttentionSlots, Task
-from tasks.cab.summarization.data import IGNORED, Batch, mark_numbers
+from tasks.cab.summarization.documents import IGNORED, Batch, mark_numbers
 from tasks.cab.summarization.rouge import METRICS, rouge_f1
 from tasks.decoding import Limits, beam_search, greedy_search
 from tasks.metrics.mean import Mean
+
+NUM_SAMPLES = 4
+"""Summaries to read, of the first test rows."""
 
 
 class Summarization(Task):
@@ -102,6 +107,7 @@ class Summarization(Task):
         }
         self.nll = Mean()
         self.rouge = nn.ModuleDict({name: Mean() for name in METRICS})
+        self.samples: list[tuple[str, str]] = []
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Label-smoothed cross-entropy, the mean over the tokens of the batch."""
@@ -125,12 +131,15 @@ class Summarization(Task):
 
     def on_predict_epoch_start(self) -> None:
         """Forget what was written before."""
+        self.samples.clear()
         for name in METRICS:
             self._rouge(name).reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Score what is written."""
         for written, reference in zip(self.summarize(batch), batch.summaries, strict=True):
+            if len(self.samples) < NUM_SAMPLES:
+                self.samples.append((written, reference))
             for name, f1 in rouge_f1(written, reference).items():
                 self._rouge(name).update(f1, 1)
 
@@ -145,6 +154,14 @@ class Summarization(Task):
             }
             for name in METRICS
         ]
+
+    def write_samples(self, folder: Path) -> None:
+        """The summaries of the first test rows, each below its reference."""
+        texts = [
+            f"{number}. Reference\n\n{reference}\n\n{number}. Written\n\n{written}\n"
+            for number, (written, reference) in enumerate(self.samples, start=1)
+        ]
+        (folder / "summaries.txt").write_text("\n".join(texts), encoding="utf-8")
 
     def summarize(self, batch: Batch) -> list[str]:
         """The summaries that are written for the documents of a batch."""

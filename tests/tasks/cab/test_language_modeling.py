@@ -89,9 +89,9 @@ def test_a_span_longer_than_its_context_is_refused() -> None:
         sliding(STREAM, 4, max_len=4, num_spans=1, span_len=5)
 
 
-@pytest.mark.parametrize("name", ["seq_len", "num_spans", "span_len", "context_lens"])
+@pytest.mark.parametrize("name", ["seq_len", "num_spans", "span_len", "context_lens", "cold_lens"])
 def test_sizes_must_be_positive(name: str) -> None:
-    sizes: dict[str, Any] = {"seq_len": 8, name: [8, 0] if name == "context_lens" else 0}
+    sizes: dict[str, Any] = {"seq_len": 8, name: [8, 0] if name.endswith("lens") else 0}
     with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
         LanguageModelingData(source="generated", vocab_size=300, batch_size=1, **sizes)
 
@@ -100,7 +100,12 @@ def test_books_too_short_for_a_block_are_named(tmp_path: Path) -> None:
     for split, text in {"train": "a" * 99, "validation": "b" * 9, "test": "c" * 99}.items():
         (tmp_path / split).mkdir()
         (tmp_path / split / "1.txt").write_text(text)
-    rows = {"source": str(tmp_path), "cache_dir": str(tmp_path), "context_lens": []}
+    rows = {
+        "source": str(tmp_path),
+        "cache_dir": str(tmp_path),
+        "context_lens": [],
+        "cold_lens": [],
+    }
     message = "the validation books of .* have 10 tokens, too few for one"
     with pytest.raises(ValueError, match=message):
         data(vocab_size=257, seq_len=10, **rows)
@@ -110,6 +115,7 @@ def test_books_too_short_for_a_block_are_named(tmp_path: Path) -> None:
         "vocab_size": 257,
         "seq_len": 9,
         "context_lens": [],
+        "cold_lens": [],
         "bytes_per_token": 99 / 100,
     }
 
@@ -143,7 +149,7 @@ def test_the_perplexity_is_that_of_each_block_by_itself() -> None:
 
 
 def test_the_perplexity_by_context_is_that_of_each_window_by_itself() -> None:
-    rows = data(context_lens=[16, 50, 128], num_spans=9, span_len=4)
+    rows = data(context_lens=[16, 50, 128], num_spans=9, span_len=4, cold_lens=[])
     model = task(rows)
     quiet_trainer().test(model, rows, verbose=False)
     stream = torch.from_numpy(rows.test.stream.astype(np.int64))
@@ -156,9 +162,22 @@ def test_the_perplexity_by_context_is_that_of_each_window_by_itself() -> None:
         assert value == pytest.approx(float(values.mean().exp()), rel=1e-5)
 
 
+def test_cabs_lengths_are_blocks_that_carry_no_context() -> None:
+    rows = data(context_lens=[], cold_lens=[64, 11])
+    model = task(rows)
+    tested = quiet_trainer().test(model, rows, verbose=False)[0]
+    longer, shorter = model.measure()
+    assert (longer["metric"], longer["seq_len"]) == ("block_perplexity", 64)
+    assert longer["value"] == pytest.approx(tested["perplexity"], rel=1e-9)
+    stream = torch.from_numpy(rows.test.stream.astype(np.int64))
+    values = torch.cat([nll(model, stream[i : i + 12]) for i in range(0, len(stream) - 1, 11)])
+    assert len(values) == len(stream) - 1
+    assert shorter["value"] == pytest.approx(float(values.mean().exp()), rel=1e-5)
+
+
 def test_a_model_without_context_scores_the_same_at_every_length() -> None:
     """What is left is which tokens are scored: blocks of each length would not pass this."""
-    rows = data()
+    rows = data(cold_lens=[])
     model = task(rows, "none")
     model.model.positions = Positions("none", 1000, 1, init_std=0.0)
     quiet_trainer().test(model, rows, verbose=False)
@@ -194,7 +213,8 @@ def test_a_second_test_forgets_the_first() -> None:
 def test_the_attentions_are_built_for_the_longest_context() -> None:
     rows = data()
     assert {a.max_len for a in task(rows).slots.under_test} == {128}
-    assert {a.max_len for a in task(data(context_lens=[])).slots.under_test} == {64}
+    short = {"context_lens": [], "cold_lens": []}
+    assert {a.max_len for a in task(data(**short)).slots.under_test} == {64}
 
 
 def test_the_learning_rate_warms_up_then_falls_as_the_inverse_square_root() -> None:
