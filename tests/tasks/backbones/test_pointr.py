@@ -49,8 +49,8 @@ def draw(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        # yuxumin/PoinTr at 2e53e72, cfgs/PCN_models/PoinTr.yaml, has 42,498,054. Of these 11,221,248
-        # are graph branches of layers that have none; ours adds 22 x 3 x 384 biases.
+        # yuxumin/PoinTr at 2e53e72, cfgs/PCN_models/PoinTr.yaml, has 42,498,054. 11,221,248 of
+        # them are graph branches of layers that have none; ours adds 22 x 3 x 384 biases.
         (
             {"num_grouped": [512, 128], "num_queries": 224, "fold": 8},
             42_498_054 - 11_221_248 + 22 * 3 * 384,
