@@ -1,6 +1,5 @@
 """Files that hold a cloud of points: .pcd, .ply, .npy and .npz."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -132,7 +131,10 @@ def _read_table(file: BinaryIO, columns: list[int], num_points: int) -> np.ndarr
     lines = [line for line in file.read().decode("ascii", "replace").splitlines() if line.strip()]
     if len(lines) < num_points:
         raise ValueError(f"{num_points} points by its header, got {len(lines)}")
-    rows = [re.split(r"\s+", line.strip()) for line in lines[:num_points]]
+    rows = [line.split() for line in lines[:num_points]]
+    for number, row in enumerate(rows, start=1):
+        if len(row) <= max(columns):
+            raise ValueError(f"point {number} of {num_points} has only {len(row)} numbers")
     return np.array([[float(row[i]) for i in columns] for row in rows]).reshape(-1, len(AXES))
 
 
