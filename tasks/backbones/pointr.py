@@ -9,7 +9,7 @@ Letters: B batch, N input points, P proxies, Q queries, K neighbours, E width, S
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,17 +72,17 @@ class PoinTr(nn.Module):
         self.embed_proxy = pointwise(group_dim, embed_dim, embed_dim)
         num_proxies = num_grouped[1]
         sizes: dict[str, Any] = {"embed_dim": embed_dim, "num_heads": num_heads}
-        longest = {**sizes, "max_len": max(num_proxies, num_queries)}
+        longest = max(num_proxies, num_queries)
         self.encoder = nn.ModuleList()
         for layer in range(num_encoder_layers):
-            place = {"layer": layer, "num_layers": num_encoder_layers, "max_len": num_proxies}
-            attention = slots.build(Pattern.NONCAUSAL_SELF, **sizes, **place)
+            depth: dict[str, Any] = {"layer": layer, "num_layers": num_encoder_layers}
+            attention = slots.build(Pattern.NONCAUSAL_SELF, **sizes, **depth, max_len=num_proxies)
             self.encoder.append(EncoderBlock(attention, ffn_dim, layer < num_graph_layers))
         self.decoder = nn.ModuleList()
         for layer in range(num_decoder_layers):
-            place = {"layer": layer, "num_layers": num_decoder_layers}
-            own = slots.build(Pattern.NONCAUSAL_SELF, **sizes, **place, max_len=num_queries)
-            cross = slots.build(Pattern.NONCAUSAL_CROSS, **longest, **place)
+            depth = {"layer": layer, "num_layers": num_decoder_layers}
+            own = slots.build(Pattern.NONCAUSAL_SELF, **sizes, **depth, max_len=num_queries)
+            cross = slots.build(Pattern.NONCAUSAL_CROSS, **sizes, **depth, max_len=longest)
             self.decoder.append(DecoderBlock(own, cross, ffn_dim, layer < num_graph_layers))
         self.pool_proxies = pointwise(embed_dim, hidden_dim, global_dim)
         self.coarse = nn.Sequential(
@@ -146,7 +146,7 @@ class PoinTr(nn.Module):
         for layer in (layer for part in convolutions for layer in part.modules()):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight)
-        blocks = [*self.encoder, *self.decoder]
+        blocks = cast(list[EncoderBlock | DecoderBlock], [*self.encoder, *self.decoder])
         for part in (self.coarse, *(part for block in blocks for part in block.own_parts())):
             for layer in part.modules():
                 if isinstance(layer, nn.Linear):

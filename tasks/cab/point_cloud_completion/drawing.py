@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -40,7 +41,7 @@ def draw_clouds(path: Path, clouds: Mapping[str, Tensor]) -> None:
     figure.savefig(path)
 
 
-def _draw(axes: object, points: np.ndarray, middle: np.ndarray, half: float) -> None:
+def _draw(axes: Any, points: np.ndarray, middle: np.ndarray, half: float) -> None:
     points = points[:: -(-len(points) // MOST_POINTS)]
     points = points[(points != 0).any(axis=1)]  # padding
     depth = points[:, [0, 2, 1]]  # matplotlib's third axis is upwards
