@@ -91,7 +91,7 @@ def test_every_task_trains_by_these_groups(task: str) -> None:
     configured = model.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured[0][0]
     assert isinstance(optimizer, torch.optim.Optimizer)
-    rest, modes = optimizer.param_groups
+    rest, *_, modes = optimizer.param_groups  # between them what the task itself spares
     assert names(model, modes) == {"log_step", "log_decay", "frequency"}
     assert modes["weight_decay"] == 0.0
     assert modes["lr"] / rest["lr"] == pytest.approx(1 / 4)
