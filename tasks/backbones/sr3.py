@@ -135,7 +135,7 @@ class UNet(nn.Module):
         Returns:
             (B, C, S, S).
         """
-        dtype = self.leave[-1].weight.dtype
+        dtype = cast(nn.Conv2d, self.leave[-1]).weight.dtype
         told = self.level(level)
         x = torch.cat([condition, noisy], dim=1).to(dtype)
         kept = []

@@ -139,7 +139,10 @@ class SuperResolutionData(TaskData):
         if self.counts == OFFICIAL_ROWS:
             return "FFHQ to CelebA-HQ"
         assert self.eval_source is not None
-        return f"{Path(self.source).resolve().name} to {Path(self.eval_source).resolve().name}"
+        folders = [Path(f).expanduser().resolve() for f in (self.source, self.eval_source)]
+        if folders[0].name == folders[1].name:
+            return " to ".join(f"{folder.parent.name}/{folder.name}" for folder in folders)
+        return f"{folders[0].name} to {folders[1].name}"
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class SuperResolution(Task):
         *,
         image_size: int,
         lr: float,
-        warmup_steps: int = 0,
+        warmup_steps: int = 1,
         flips: bool = True,
         num_steps: int = 2000,
         beta_start: float = 1e-6,
@@ -201,7 +201,7 @@ class SuperResolution(Task):
     def configure_optimizers(self) -> Any:
         """Adam at a constant rate, behind the warm-up."""
         optimizer = torch.optim.Adam(self.parameter_groups(self.lr), lr=self.lr, fused=True)
-        warmup = max(self.warmup_steps, 1)
+        warmup = self.warmup_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / warmup, 1.0)
         )

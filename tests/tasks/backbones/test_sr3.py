@@ -81,7 +81,7 @@ def test_tokens_are_pixels_row_by_row() -> None:
             return tokens.roll(-1, dims=1) - tokens
 
     model, _ = build(num_blocks=1)
-    block = model.up[-1]
+    block: Any = model.up[-1]
     x, level = torch.randn(2, 16, 8, 8), torch.randn(2, 8)
     block.attention = nn.Identity()
     whole = block(x, level)
