@@ -450,23 +450,3 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(
     resumed, _ = trained(2, tmp_path / "last.ckpt")
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def best_without_the_sign() -> float:
-    """The PSNR of the mean of all patterns, the best guess of what cannot know which it is."""
-    looks = patterns(2).reshape(3, -1)
-    error = 60**2 * np.mean((looks - looks.mean(axis=0)) ** 2)
-    return 20 * math.log10(255 / math.sqrt(error))
-
-
-@pytest.mark.slow
-def test_softmax_finds_the_sign() -> None:
-    assert best_without_the_sign() == pytest.approx(14.33, abs=0.01)
-    data = build_data(TINY)
-    torch.manual_seed(0)
-    model = build_model(TINY, data, "softmax", Pattern.NONCAUSAL_SELF)
-    trainer = quiet_trainer(max_epochs=4, limit_val_batches=0)
-    trainer.fit(model, data)
-    trainer.predict(model, data.test_dataloader(), return_predictions=False)
-    (psnr,) = (m["value"] for m in model.measure() if m["metric"] == "psnr")
-    assert psnr > best_without_the_sign()
