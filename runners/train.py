@@ -9,6 +9,7 @@ import shutil
 import statistics
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory, factory, mechanism
 from attentions.softmax.softmax import SoftmaxAttention
 from runners import devices
-from runners.analysis.analyses import add_analyses, check
+from runners.analysis.analyses import add_analyses, check, undisturbed
 from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
@@ -68,6 +69,7 @@ def measure(run: Run) -> None:
     except (Diverged, UnsupportedStage):  # it would end the same way again
         _forget(run)
         raise
+    _write_samples(run, trainer, model)
     add_analyses(run, model, data)
     add_step_times(run, trainer, model, data, build)
     _forget(run)
@@ -210,6 +212,15 @@ def _test(
         for metric, value in values.items():
             fields: dict[str, Any] = {"split": "test", "seq_len": lengths.get(metric)}
             run.add(metric, value, direction=directions[metric], rule=rule, **fields)
+
+
+def _write_samples(run: Run, trainer: Trainer, model: Task) -> None:
+    """Into `<results>/<sweep>/samples/<run_id>/`, for tasks that have something to show."""
+    if trainer.is_global_zero and is_overridden("write_samples", model, Task):
+        folder = Path(run.config.run.results) / run.config.run.sweep / "samples" / run.run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        with undisturbed(model):
+            model.write_samples(folder)
 
 
 def _add_parameters(run: Run, model: Task) -> None:

@@ -7,6 +7,7 @@ what the backbone's paper has there) elsewhere.
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -263,3 +264,13 @@ class Task(LightningModule):
         Each has the fields of `runners.records.Measurement`.
         """
         return []
+
+    def write_samples(self, folder: Path) -> None:
+        """Write files to look at or listen to, of the trained model on the first test rows.
+
+        Called where a task has it, after `predict_step` and `measure`, in evaluation mode and
+        without gradients. What it draws at random changes no later number.
+
+        Args:
+            folder: Exists, for this run alone.
+        """

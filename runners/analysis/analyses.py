@@ -52,7 +52,7 @@ def add_analyses(run: Run, model: Task, data: TaskData) -> None:
     asked = run.config.run.get("analyses") or ()
     if not asked:
         return
-    with _undisturbed(model):
+    with undisturbed(model):
         batch, passes = _first_rows(model, data)
         kept: dict[str, np.ndarray] = {}
         for i, (attention, found) in enumerate(zip(model.slots.under_test, passes, strict=True)):
@@ -78,7 +78,7 @@ def add_analyses(run: Run, model: Task, data: TaskData) -> None:
 
 
 @contextmanager
-def _undisturbed(model: Task) -> Iterator[None]:
+def undisturbed(model: Task) -> Iterator[None]:
     """Evaluation without gradients, after which mode and random numbers are as before."""
     was_training = model.training
     model.eval()

@@ -8,6 +8,7 @@ import torch
 
 from runners import cli
 from runners.records import Record, RecordStore, Status
+from tests.runners.toy import Toy
 
 HERE = Path(__file__).parent
 TOY = ["train", "--config-dir", str(HERE / "conf"), "task=toy/tiny", "device=cpu"]
@@ -96,6 +97,30 @@ def test_a_mishap_becomes_a_status_and_is_tried_again(
     assert record.status is status
     assert error in record.error
     assert not record.status.is_final
+
+
+def test_a_task_writes_samples_beside_its_record_and_loses_no_score_if_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(model: Toy, folder: Path) -> None:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        (folder / "sample.txt").write_text("look")
+
+    def fail(model: Toy, folder: Path) -> None:
+        raise OSError(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr(Toy, "write_samples", write)
+    code, record = train(monkeypatch, tmp_path, "trainer.max_epochs=1")
+    assert code == 0
+    folder = tmp_path / "train" / "samples" / record.run_id
+    assert (folder / "sample.txt").read_text() == "look"
+    monkeypatch.setattr(Toy, "write_samples", fail)
+    code, failed = train(monkeypatch, tmp_path, "trainer.max_epochs=1", "run.force=true")
+    assert (code, failed.status) == (1, Status.FAILED)
+    assert "No space left on device" in failed.error
+    tested = [[m.value for m in r.measurements if m.split == "test"] for r in (record, failed)]
+    assert tested[0] == tested[1] != []
 
 
 @pytest.mark.parametrize(
