@@ -1,0 +1,134 @@
+"""Generated speech in which what a token sounds like stands elsewhere in the text.
+
+A text is three letters, as many calls for an echo, and up to two rests; then, in random order,
+marks, which take no time: for each of three or four letters which tone it has, and for each of
+these tones which echo.
+
+    text     b f a  echo echo echo  rest  tone4echo1 b-tone3 a-tone4 tone3echo0 f-tone0 tone0echo5
+    speech   tone3 tone0 tone4  echo0 echo5 echo1  silence
+
+A letter's tone is found in the marks by the encoder. A decoder that writes frame by frame reads the
+text only once in its one layer: it finds the echo of a tone in the marks if it knows the tone, and
+this only its self-attention tells, which remembers what was said three tokens earlier. Without
+cross-attention nothing of the text is known. Pitch, energy and duration are those of the token
+itself.
+
+A frame is silence, and a bump at the place of its tone; an echo is a bump of half the height,
+with a second one at the edge.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.cab.text_to_speech.audio import Spectrum
+
+LETTERS = TONES = ECHOES = 6
+SPOKEN, MIN_DEFINED, MAX_DEFINED, MAX_RESTS = 3, 3, 4, 2
+FRAMES = 4
+"""Of each token that is spoken."""
+
+FIRST_LETTER = 3
+"""After padding, `</s>` and what is unknown."""
+ECHO = FIRST_LETTER + LETTERS
+REST = ECHO + 1
+FIRST_TONE_MARK = REST + 1
+FIRST_ECHO_MARK = FIRST_TONE_MARK + LETTERS * TONES
+VOCAB_SIZE = FIRST_ECHO_MARK + TONES * ECHOES
+END = 1
+
+MAX_TOKENS = 2 * SPOKEN + MAX_RESTS + 2 * MAX_DEFINED + 1
+MAX_FRAMES = FRAMES * (2 * SPOKEN + MAX_RESTS)
+
+SPECTRUM = Spectrum(
+    sample_rate=4000, num_mels=20, window_len=200, hop_len=50, min_hz=20.0, max_hz=2000.0
+)
+SILENCE, HEIGHT = -8.0, 8.0
+"""In log-mels."""
+ENVELOPE = np.array([0.7, 1.0, 0.9, 0.6])
+"""Of a token."""
+
+
+class Speech(NamedTuple):
+    """Rows of different lengths, end to end.
+
+    Attributes:
+        tokens: int64 (tokens,), each row ending with `</s>`.
+        num_tokens: int64 (rows,).
+        mels: float32 (frames, F), not normalised.
+        num_frames: int64 (rows,).
+        durations: int64 (tokens,), frames of each token.
+        pitch: float32 (tokens,).
+        energy: float32 (tokens,).
+    """
+
+    tokens: np.ndarray
+    num_tokens: np.ndarray
+    mels: np.ndarray
+    num_frames: np.ndarray
+    durations: np.ndarray
+    pitch: np.ndarray
+    energy: np.ndarray
+
+
+def generate(num_rows: int, seed: int) -> Speech:
+    """Rows as the module describes them."""
+    generator = np.random.default_rng(seed)
+
+    def shuffled(count: int) -> np.ndarray:
+        return generator.random((num_rows, count)).argsort(axis=1)
+
+    letters = shuffled(LETTERS)[:, :MAX_DEFINED]
+    tones = shuffled(TONES)[:, :MAX_DEFINED]
+    echoes = shuffled(ECHOES)[:, :MAX_DEFINED]
+    num_defined = generator.integers(MIN_DEFINED, MAX_DEFINED, size=(num_rows, 1), endpoint=True)
+    num_rests = generator.integers(0, MAX_RESTS, size=(num_rows, 1), endpoint=True)
+
+    marks = np.hstack(
+        [FIRST_TONE_MARK + letters * TONES + tones, FIRST_ECHO_MARK + tones * ECHOES + echoes]
+    )
+    is_defined = np.tile(np.arange(MAX_DEFINED) < num_defined, 2)
+    order = shuffled(2 * MAX_DEFINED)
+    marks, is_defined = (np.take_along_axis(x, order, axis=1) for x in (marks, is_defined))
+
+    said = FIRST_LETTER + letters[:, :SPOKEN]
+    called = np.full((num_rows, SPOKEN), ECHO)
+    rests = np.full((num_rows, MAX_RESTS), REST)
+    text = np.hstack([said, called, rests, marks, np.full((num_rows, 1), END)])
+    is_there = np.ones(text.shape, dtype=bool)
+    first_mark = 2 * SPOKEN + MAX_RESTS
+    is_there[:, 2 * SPOKEN : first_mark] = np.arange(MAX_RESTS) < num_rests
+    is_there[:, first_mark:-1] = is_defined
+    tokens = text[is_there]
+
+    tone = _bumps(tones[:, :SPOKEN], HEIGHT)
+    echo = _bumps(echoes[:, :SPOKEN], HEIGHT / 2)
+    echo[..., -1] += HEIGHT / 2
+    rest = np.zeros((num_rows, MAX_RESTS, SPECTRUM.num_mels))
+    sounds = np.concatenate([tone, echo, rest], axis=1)[is_there[:, :first_mark]]
+    mels = SILENCE + sounds[:, None] * ENVELOPE[:, None]  # (spoken tokens, FRAMES, F)
+    return Speech(
+        tokens,
+        is_there.sum(axis=1),
+        mels.reshape(-1, SPECTRUM.num_mels).astype(np.float32),
+        FRAMES * is_there[:, :first_mark].sum(axis=1),
+        np.where((tokens < FIRST_TONE_MARK) & (tokens != END), FRAMES, 0),
+        _PITCH[tokens],
+        _ENERGY[tokens],
+    )
+
+
+def _bumps(places: np.ndarray, height: float) -> np.ndarray:
+    """Bumps (rows, SPOKEN, F), each alone in its third of a handful of bins."""
+    centres = 2 + 3 * places[..., None]
+    return height * np.exp(-((np.arange(SPECTRUM.num_mels) - centres) ** 2) / 2)
+
+
+def _of_tokens(letters: np.ndarray, echo: float) -> np.ndarray:
+    values = np.zeros(VOCAB_SIZE, dtype=np.float32)
+    values[FIRST_LETTER:ECHO], values[ECHO] = letters, echo
+    return values
+
+
+_PITCH = _of_tokens(np.log(1 + np.linspace(100, 250, LETTERS)), np.log(1 + 80))
+_ENERGY = _of_tokens(np.full(LETTERS, 3.0), 2.0)
