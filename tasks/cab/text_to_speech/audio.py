@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -100,26 +101,26 @@ class Spectrum:
         return torch.hann_window(self.window_len)
 
     def transform(self, waveform: Tensor) -> Tensor:
-        """Complex spectra (..., window_len // 2 + 1, T) of samples (..., L): T = L // hop_len + 1.
+        """Complex spectra (T, window_len // 2 + 1) of samples (L,): T = L // hop_len + 1.
 
         The ends of the waveform are mirrored; it must be longer than half a window.
         """
-        return torch.stft(
-            waveform,
-            self.window_len,
-            self.hop_len,
-            window=self.window,
-            pad_mode="reflect",
-            return_complex=True,
-        )
+        half = self.window_len // 2
+        mirrored = F.pad(waveform[None], (half, half), mode="reflect")[0]
+        return torch.fft.rfft(mirrored.unfold(0, self.window_len, self.hop_len) * self.window)
 
-    def magnitudes(self, waveform: Tensor) -> Tensor:
-        """Absolute values of `transform`."""
-        return self.transform(waveform).abs()
+    def overlap_add(self, frames: Tensor) -> Tensor:
+        """Samples ((T - 1) * hop_len,) of frames (T, window_len), summed where they overlap."""
+        length = self.window_len + self.hop_len * (len(frames) - 1)
+        added = F.fold(
+            frames.mT[None], (1, length), (1, self.window_len), stride=(1, self.hop_len)
+        )
+        half = self.window_len // 2
+        return added[0, 0, 0, half : length - half]
 
     def log_mel(self, magnitudes: Tensor) -> Tensor:
-        """Log-mel frames (T, F) of magnitudes (bins, T)."""
-        return (self.filters @ magnitudes).clamp(min=self.floor).log().mT
+        """Log-mel frames (T, F) of magnitudes (T, bins)."""
+        return (magnitudes @ self.filters.mT).clamp(min=self.floor).log()
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Vocoder:
 
     @cached_property
     def _inverse(self) -> Tensor:
-        return torch.linalg.pinv(self.spectrum.filters.double()).float()
+        return torch.linalg.pinv(self.spectrum.filters.double()).mT.float()
 
     def waveform(self, mel: Tensor, *, seed: int) -> np.ndarray:
         """Samples, float32 ((T - 1) * hop_len,), of frames (T, F).
@@ -154,23 +155,29 @@ class Vocoder:
             mel: Normalised log-mels, of any type and device.
             seed: Of the phases that the search begins with.
         """
-        logs = mel.detach().cpu().float() * self.deviation + self.mean
-        magnitudes = (self._inverse @ logs.exp().mT).clamp(min=0)  # (bins, T)
-        phases = np.random.default_rng(seed).random(magnitudes.shape)
-        return self._speak(magnitudes, torch.from_numpy(phases)).numpy()
-
-    def _speak(self, magnitudes: Tensor, turns: Tensor) -> Tensor:
-        """What has such magnitudes, as far as there is any, from phases in turns (bins, T)."""
         spectrum = self.spectrum
+        logs = mel.detach().cpu().float() * self.deviation + self.mean
+        magnitudes = (logs.exp() @ self._inverse).clamp(min=0)  # (T, bins)
+        num_samples = (len(mel) - 1) * spectrum.hop_len
+        # The ends are mirrored, so what is too short is spoken with silence after it.
+        least = spectrum.window_len // 2 // spectrum.hop_len + 2
+        magnitudes = F.pad(magnitudes, (0, 0, 0, max(least - len(mel), 0)))
+        turns = np.random.default_rng(seed).random(magnitudes.shape)
+        return self.speak(magnitudes, torch.from_numpy(turns))[:num_samples].numpy()
+
+    def speak(self, magnitudes: Tensor, turns: Tensor) -> Tensor:
+        """Samples with such magnitudes, as nearly as there are any.
+
+        Args:
+            magnitudes: (T, bins).
+            turns: The phases that the search begins with, likewise, in full turns.
+        """
+        spectrum = self.spectrum
+        weights = spectrum.overlap_add(spectrum.window.square().expand(len(magnitudes), -1))
         angles = torch.polar(torch.ones_like(magnitudes), (2 * math.pi * turns).float())
         for iteration in range(self.num_iterations + 1):
-            waveform = torch.istft(
-                magnitudes * angles,
-                spectrum.window_len,
-                spectrum.hop_len,
-                window=spectrum.window,
-            )
+            frames = torch.fft.irfft(magnitudes * angles, n=spectrum.window_len)
+            waveform = spectrum.overlap_add(frames * spectrum.window) / weights
             if iteration < self.num_iterations:
-                rebuilt = spectrum.transform(waveform)
-                angles = rebuilt / rebuilt.abs().clamp(min=torch.finfo(torch.float32).tiny)
+                angles = spectrum.transform(waveform).sgn()
         return waveform
