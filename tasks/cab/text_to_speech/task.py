@@ -7,6 +7,7 @@ error of the frames where the recording is given; the vocoder's first phases are
 In: a text (B, N). Out: normalised log-mel frames (T, F) of each row, and speech made of them.
 """
 
+import wave
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,8 +23,6 @@ from tasks.metrics.mean import Mean
 
 HEARD = ("mcd", "msd", "mcd_path", "msd_path", "duration_error")
 """The scores of what is synthesised."""
-LEAST_FRAMES = 4
-"""Of which the vocoder makes speech; less is made longer by its last frame."""
 NUM_SAMPLES = 3
 """Rows that are written to be listened to."""
 
@@ -125,11 +124,13 @@ class TextToSpeech(Task):
 
     def write_samples(self, folder: Path) -> None:
         """The first rows as WAV files: what was synthesised, and the recording's re-synthesis."""
-        import soundfile
-
-        for row, recorded, spoken in self.samples:
-            for kind, waveform in (("reference", recorded), ("synthesised", spoken)):
-                soundfile.write(folder / f"{row:05d}-{kind}.wav", waveform, self.vocoder.sample_rate)
+        for row, reference, synthesised in self.samples:
+            for kind, waveform in (("reference", reference), ("synthesised", synthesised)):
+                with wave.open(str(folder / f"{row:05d}-{kind}.wav"), "wb") as file:
+                    file.setnchannels(1)
+                    file.setsampwidth(2)
+                    file.setframerate(self.vocoder.sample_rate)
+                    file.writeframes((waveform.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
     def configure_optimizers(self) -> Any:
         """Adam with linear warm-up, then the inverse square root of the step."""
@@ -146,7 +147,7 @@ class TextToSpeech(Task):
 
     def _listen(self, batch: Batch) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Score what is synthesised; each row with its two waveforms, the recording's first."""
-        heard = []
+        heard: list[tuple[int, np.ndarray, np.ndarray]] = []
         pairs = zip(self.recorded(batch), self.synthesise(batch), strict=True)
         for row, (recorded, spoken) in zip(batch.rows.tolist(), pairs, strict=True):
             too_much = abs(len(spoken) - len(recorded))
@@ -157,18 +158,15 @@ class TextToSpeech(Task):
                 continue
             # As in CAB the phases are drawn for each: one draw for both would make alike what has
             # the same length.
-            waveforms = (self._waveform(recorded, 2 * row), self._waveform(spoken, 2 * row + 1))
-            found = distortions(*waveforms, self.vocoder.sample_rate)
+            reference = self.vocoder.waveform(recorded, seed=2 * row)
+            waveform = self.vocoder.waveform(spoken, seed=2 * row + 1)
+            found = distortions(reference, waveform, self.vocoder.sample_rate)
             self._heard("mcd").update(found.mcd, found.synthesised_frames)
             self._heard("msd").update(found.msd, found.synthesised_frames)
             self._heard("mcd_path").update(found.mcd, found.mcd_path)
             self._heard("msd_path").update(found.msd, found.msd_path)
-            heard.append((row, *waveforms))
+            heard.append((row, reference, waveform))
         return heard
-
-    def _waveform(self, mels: Tensor, seed: int) -> np.ndarray:
-        missing = max(LEAST_FRAMES - len(mels), 0)
-        return self.vocoder.waveform(torch.cat([mels, mels[-1:].repeat(missing, 1)]), seed=seed)
 
     def _heard(self, name: str) -> Mean:
         return cast(Mean, self.heard[name])
