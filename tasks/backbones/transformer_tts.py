@@ -10,6 +10,7 @@ of each row, so that what is said of a row does not depend on its batch or on wh
 Shapes: B batch, N tokens, S decoder steps, K frames per step, F mel bins, E embed_dim.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -142,7 +143,7 @@ class Postnet(nn.Module):
         widths = [in_dim, *(hidden_dim for _ in range(num_layers - 1)), in_dim]
         self.convs = nn.ModuleList(
             NormedConv(narrow, wide, kernel_size, "tanh")
-            for narrow, wide in zip(widths, widths[1:], strict=False)
+            for narrow, wide in itertools.pairwise(widths)
         )
         self.dropout = Dropout(dropout)
 
@@ -424,14 +425,14 @@ class TransformerTts(nn.Module):
         max_steps: int | None = None,
         threshold: float = 0.5,
     ) -> tuple[Tensor, Tensor]:
-        """Say the tokens step by step, each row until its probability of a stop is above `threshold`.
+        """Say the tokens step by step, each row until it is likely enough to stop.
 
         Args:
             tokens: (B, N).
             token_padding: Bool (B, N), True for padding.
             seeds: Of the prenet's dropout, int64 (B,).
             max_steps: What has not stopped then is cut; None for all that there may be.
-            threshold: Of the stop.
+            threshold: The probability of a stop above which a row ends.
 
         Returns:
             Frames (B, S, K F), and how many steps each row has, int64 (B,).

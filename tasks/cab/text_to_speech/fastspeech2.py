@@ -81,7 +81,7 @@ class FastSpeech2Speech(TextToSpeech):
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """The mean over frames and the means over tokens; as in fairseq, each batch counts alike."""
+        """Means over frames and over tokens; as in fairseq, each batch counts alike."""
         spoken = self._told(batch)
         is_frame, is_token = ~batch.mel_padding, ~batch.token_padding
         loss = F.l1_loss(spoken.mels[is_frame].float(), batch.mels[is_frame])

@@ -82,9 +82,7 @@ class TextToSpeech(Task):
 
     def recorded(self, batch: Batch) -> list[Tensor]:
         """The frames (T, F) of each row that it is compared with."""
-        return [
-            mels[~padding] for mels, padding in zip(batch.mels, batch.mel_padding, strict=True)
-        ]
+        return [mels[~padding] for mels, padding in zip(batch.mels, batch.mel_padding, strict=True)]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of the frames, and listen if asked to."""

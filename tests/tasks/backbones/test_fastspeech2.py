@@ -1,4 +1,4 @@
-"""FastSpeech 2: its size in fairseq, rows by themselves, and what is made of predicted durations."""
+"""FastSpeech 2: its size in fairseq, rows by themselves, and what becomes of predicted durations."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def rows() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def test_the_paper_model_has_the_parameters_of_fairseqs() -> None:
-    """`FastSpeech2Model` with its default sizes and 40 symbols, facebookresearch/fairseq@3d262bb."""
+    """`FastSpeech2Model` as it is by default, with 40 symbols, facebookresearch/fairseq@3d262bb."""
     given = settings("text_to_speech_fastspeech2/paper")["model"]
     sizes = {k: v for k, v in given.items() if k in FastSpeech2.__init__.__annotations__}
     assert "predictor_dropout" in sizes
@@ -91,7 +91,7 @@ def test_a_row_is_said_as_if_alone(told: bool) -> None:
 
 
 def test_stretching_repeats_each_token_for_its_duration() -> None:
-    tokens, _, said = rows()
+    *_, said = rows()
     x = torch.randn(3, 9, 4)
     stretched, padding = stretch(x, said["durations"])
     for row in range(3):

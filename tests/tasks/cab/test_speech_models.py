@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from attentions.base import Pattern
+from runners.records import RecordStore
 from tasks.cab.text_to_speech import task as task_module
 from tasks.cab.text_to_speech.data import Batch, TextToSpeechData
 from tasks.cab.text_to_speech.distortion import Distortions, distortions
 from tasks.cab.text_to_speech.task import HEARD, TextToSpeech
-from tasks.cab.text_to_speech.transformer import in_steps
-from tests.tasks.building import build_data, build_model, quiet_trainer
+from tasks.cab.text_to_speech.transformer import TransformerSpeech, in_steps
+from tests.runners.test_train import attnbench
+from tests.tasks.building import build_data, build_model
 
 FAST, STEPWISE = "text_to_speech_fastspeech2/tiny", "text_to_speech_transformer/tiny"
 each_backbone = pytest.mark.parametrize("name", [FAST, STEPWISE])
@@ -64,9 +65,7 @@ def test_fastspeech2_is_trained_on_frames_durations_pitch_and_energy(
     frames, errors = [], []
     for row in range(4):
         one = row_of(batch, row)
-        said = model.model(
-            one.tokens, durations=one.durations, pitch=one.pitch, energy=one.energy
-        )
+        said = model.model(one.tokens, durations=one.durations, pitch=one.pitch, energy=one.energy)
         frames.append((said.mels - one.mels).abs().flatten())
         logs = [math.log(1 + frames) for frames in one.durations[0].tolist()]
         expected = torch.stack([torch.tensor(logs), one.pitch[0], one.energy[0]])
@@ -111,9 +110,7 @@ def test_transformer_tts_is_trained_on_frames_before_and_after_the_postnet_and_o
 def test_recordings_are_cut_to_whole_steps(data: TextToSpeechData) -> None:
     mels = torch.arange(1.0, 2 * 11 + 1).reshape(2, 11, 1)
     padding = torch.arange(11) >= torch.tensor([11, 2])[:, None]
-    batch = some(data)._replace(
-        mels=mels.masked_fill(padding[..., None], 0.0), mel_padding=padding
-    )
+    batch = some(data)._replace(mels=mels.masked_fill(padding[..., None], 0.0), mel_padding=padding)
     steps, step_padding = in_steps(batch, 4)
     assert steps[0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert steps[1].tolist() == [[12, 13, 0, 0], [0, 0, 0, 0]]  # shorter than a step: one
@@ -208,14 +205,12 @@ def test_nothing_said_and_no_end_are_scored(
 
 
 @each_backbone
-def test_validation_listens_if_asked_to(name: str, data: TextToSpeechData) -> None:
-    batch = some(data)
-    for speaks in (False, True):
-        model = build(name, data, speaks_in_validation=speaks)
-        logged: list[str] = []
-        model.log = lambda name, *_, **__: logged.append(name)  # type: ignore[method-assign]
-        model.validation_step(batch, 0)
-        assert logged == ["mel_loss", *(HEARD if speaks else ())]
+@pytest.mark.parametrize("speaks", [False, True])
+def test_validation_listens_if_asked_to(speaks: bool, name: str, data: TextToSpeechData) -> None:
+    model, logged = build(name, data, speaks_in_validation=speaks), []
+    model.log = lambda name, *_, **__: logged.append(name)  # type: ignore[method-assign]
+    model.validation_step(some(data), 0)
+    assert logged == ["mel_loss", *(HEARD if speaks else ())]
 
 
 @each_backbone
@@ -262,3 +257,93 @@ def test_training_draws_what_the_prenet_drops_anew(data: TextToSpeechData) -> No
     assert model.loss(batch)[0] == model.loss(batch)[0]
     model.train()
     assert model.loss(batch)[0] != model.loss(batch)[0]
+
+
+def crop(batch: Batch, num_tokens: int) -> Batch:
+    """The beginning of each row, as far as its first tokens last."""
+    durations = batch.durations[:, :num_tokens]
+    num_frames = durations.sum(dim=1)
+    padding = torch.arange(int(num_frames.max())) >= num_frames[:, None]
+    mels = batch.mels[:, : padding.shape[1]].masked_fill(padding[..., None], 0.0)
+    pitch, energy = (values[:, :num_tokens] for values in (batch.pitch, batch.energy))
+    tokens, token_padding = (x[:, :num_tokens] for x in (batch.tokens, batch.token_padding))
+    return Batch(tokens, token_padding, mels, padding, durations, pitch, energy, batch.rows)
+
+
+@pytest.mark.slow  # finds out which frames belong to which token
+@pytest.mark.parametrize(
+    ("name", "steps", "changes"),
+    [
+        (FAST, 300, {"embed_dim": 64, "ffn_dim": 128, "kernel_size": 9}),
+        (STEPWISE, 300, {"embed_dim": 64, "ffn_dim": 128, "max_steps": 1200}),
+    ],
+)
+def test_one_batch_of_real_speech_is_learned_by_heart(
+    name: str, steps: int, changes: dict[str, Any], real_data: Path, tmp_path: Path
+) -> None:
+    source = str(real_data / "ljspeech")
+    rows = build_data(
+        name, source=source, max_source_len=400, max_target_len=1200, batch_size=2, seed=0
+    )
+    batch = crop(rows.train[torch.arange(2)], 12)
+    model = (
+        build(name, rows, prenet_dropout=0.0, **changes)
+        if name == STEPWISE
+        else build(name, rows, **changes)
+    )
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(steps):
+        loss, _ = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 2.0
+    assert losses[-1] < 0.1
+
+
+SMALL = (
+    "task=text_to_speech_transformer/tiny",
+    "pattern=causal_self",
+    "device=cpu",
+    "task.data.num_train=96",
+    "task.data.eval_batch_size=4",
+    "task.model.speaks_in_validation=true",
+    "task.fit.monitor=mcd",
+    "trainer.max_epochs=3",
+    "+trainer.limit_val_batches=1",
+    "+trainer.limit_test_batches=1",
+    "+trainer.limit_predict_batches=1",
+)
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("runners.train.add_step_times", lambda *_: None)
+    calls, real_loss = 0, TransformerSpeech.loss
+
+    def loss(self: TransformerSpeech, batch: Batch) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3 * 3 + 7:  # the second run, in its third epoch
+            raise RuntimeError("stopped")
+        return real_loss(self, batch)
+
+    monkeypatch.setattr(TransformerSpeech, "loss", loss)
+
+    def scores(folder: str) -> list[Any]:
+        attnbench(monkeypatch, "train", *SMALL, f"run.results={tmp_path / folder}")
+        (path,) = (tmp_path / folder / "train" / "runs").glob("*.json")
+        record = RecordStore(tmp_path / folder / "train").read(path.stem)
+        assert record is not None
+        rows = [m for m in record.measurements if m.metric in TransformerSpeech.directions]
+        return [(m.metric, m.split, m.step, m.value) for m in rows]
+
+    whole, broken, resumed = scores("whole"), scores("broken"), scores("broken")
+    assert {split for _, split, _, _ in whole} == {"validation", "test"}
+    assert [row for row in broken if row[1] == "test"] == []
+    assert resumed == whole
+    assert calls == 3 * 3 + 7 + 3
