@@ -72,13 +72,13 @@ def learn(clips: Sequence[Clip], num_tokens: int, rounds: int = ROUNDS) -> Model
     paths = [uniform(clip) for clip in clips]
     for _ in range(rounds):
         model = _fit(features, clips, paths, num_tokens)
-        paths = _align(model, features, clips)
+        paths = _align(model, clips, features)
     return _fit(features, clips, paths, num_tokens)
 
 
 def align(model: Model, clips: Sequence[Clip]) -> list[np.ndarray]:
     """How many frames each token of the clips has, int64 (N,), at least one."""
-    return _align(model, [describe(clip.mels) for clip in clips], clips)
+    return _align(model, clips, None)
 
 
 def uniform(clip: Clip) -> np.ndarray:
@@ -126,14 +126,16 @@ def _fit(
 
 
 def _align(
-    model: Model, features: Sequence[Tensor], clips: Sequence[Clip]
+    model: Model, clips: Sequence[Clip], features: Sequence[Tensor] | None
 ) -> list[np.ndarray]:
     """The best path of each clip; clips of like length together."""
-    order = sorted(range(len(clips)), key=lambda i: len(features[i]))
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i].mels))
     durations: dict[int, np.ndarray] = {}
     for start in range(0, len(order), AT_ONCE):
         some = order[start : start + AT_ONCE]
-        found = _best_paths(model, [features[i] for i in some], [clips[i].tokens for i in some])
+        # Of all clips they would be gigabytes.
+        described = [describe(clips[i].mels) if features is None else features[i] for i in some]
+        found = _best_paths(model, described, [clips[i].tokens for i in some])
         durations |= zip(some, found, strict=True)
     return [durations[i] for i in range(len(clips))]
 

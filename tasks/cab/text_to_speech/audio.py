@@ -77,7 +77,7 @@ class Spectrum:
         hop_len: Samples from one frame to the next.
         min_hz: The lowest frequency of a filter.
         max_hz: The highest.
-        floor: Added to nothing: what is less counts as this.
+        floor: What is less counts as this.
     """
 
     sample_rate: int = 22_050
@@ -107,20 +107,21 @@ class Spectrum:
         """
         half = self.window_len // 2
         mirrored = F.pad(waveform[None], (half, half), mode="reflect")[0]
-        return torch.fft.rfft(mirrored.unfold(0, self.window_len, self.hop_len) * self.window)
+        frames = mirrored.unfold(0, self.window_len, self.hop_len)
+        return torch.fft.rfft(frames * self.window.to(waveform.dtype))
 
     def overlap_add(self, frames: Tensor) -> Tensor:
         """Samples ((T - 1) * hop_len,) of frames (T, window_len), summed where they overlap."""
         length = self.window_len + self.hop_len * (len(frames) - 1)
-        added = F.fold(
-            frames.mT[None], (1, length), (1, self.window_len), stride=(1, self.hop_len)
-        )
+        added = F.fold(frames.mT[None], (1, length), (1, self.window_len), stride=(1, self.hop_len))
         half = self.window_len // 2
         return added[0, 0, 0, half : length - half]
 
-    def log_mel(self, magnitudes: Tensor) -> Tensor:
-        """Log-mel frames (T, F) of magnitudes (T, bins)."""
-        return (magnitudes @ self.filters.mT).clamp(min=self.floor).log()
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Log-mel frames, float32 (T, F), of samples (L,)."""
+        # In float64: the logarithm of what is nearly nothing shows how float32 rounds.
+        magnitudes = self.transform(waveform.double()).abs()
+        return (magnitudes @ self.filters.mT.double()).clamp(min=self.floor).log().float()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """Texts and how they are spoken, as log-mel frames: LJSpeech, or generated.
 
-Source: fairseq's `examples/speech_synthesis`; recordings are read by
-`tasks.cab.text_to_speech.ljspeech`, generated speech is described in `.generate`.
-Departs from CAB: mean, deviation and the ranges of pitch and energy are those of the training
-rows; fairseq takes all rows.
+Source: fairseq's `examples/speech_synthesis`; recordings are read by `.ljspeech`, what is generated
+`.generate` says.
+Departs from CAB: symbols, mean, deviation and the ranges of pitch and energy are those of the
+training rows; fairseq takes the last four of all rows. Texts are characters, with durations of
+`.alignment`, unless phonemes are asked for; CAB has Montreal's phonemes and durations.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +17,9 @@ import torch
 from torch import Tensor
 
 from tasks.cab.text_to_speech import generate as generated
+from tasks.cab.text_to_speech import ljspeech
 from tasks.cab.text_to_speech.audio import Spectrum, Vocoder
+from tasks.cab.text_to_speech.text import TEXTS
 from tasks.data import TEST_SEED, VALIDATION_SEED, TaskData, check_counts
 
 PAD, END, UNKNOWN = range(3)
@@ -117,13 +122,21 @@ class TextToSpeechData(TaskData):
 
     Args:
         source: "generated", or a folder with LJSpeech.
-        num_train: Generated training rows.
         max_source_len: Texts with more tokens are left out; their `</s>` counts.
         max_target_len: Recordings with more frames are left out.
+        text: "characters", or "phonemes" of espeak-ng; TextGrids have their own.
+        durations: "alignment", or a folder of TextGrids, whose phonemes are then the text.
+        needs_durations: Whether the model does; if not, recordings get no durations, pitch and
+            energy: they are 0.
+        split: Of the recordings, see `tasks.cab.text_to_speech.ljspeech.split_of`.
+        spectrum: What differs from CAB's `tasks.cab.text_to_speech.audio.Spectrum`.
+        num_iterations: Of the vocoder.
+        num_train: Generated training rows.
+        cache_dir: Where prepared recordings are kept; see `tasks.cache.cache_folder`.
         **loading: See `TaskData`.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or a name unknown.
     """
 
     train: Utterances
@@ -136,29 +149,58 @@ class TextToSpeechData(TaskData):
         source: str,
         max_source_len: int,
         max_target_len: int,
-        num_train: int = 4096,
+        text: str = "characters",
+        durations: str = "alignment",
+        needs_durations: bool = True,
+        split: str = "auto",
+        spectrum: Mapping[str, Any] | None = None,
         num_iterations: int = 32,
+        num_train: int = 4096,
+        cache_dir: str | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
         check_counts(
             max_source_len=max_source_len,
             max_target_len=max_target_len,
-            num_train=num_train,
             num_iterations=num_iterations,
+            num_train=num_train,
         )
+        if source == "hub":
+            raise ValueError(
+                "text_to_speech has no data set on the hub; give the path of a folder with "
+                "LJSpeech, from keithito.com/LJ-Speech-Dataset"
+            )
+        if text not in TEXTS:
+            raise ValueError(f"text must be one of {', '.join(TEXTS)}, got {text!r}")
+        if split not in ljspeech.SPLITS:
+            raise ValueError(f"split must be one of {', '.join(ljspeech.SPLITS)}, got {split!r}")
         self.source = source
         self.max_source_len = max_source_len
         self.max_target_len = max_target_len
-        self.num_train = num_train
+        self.text = text
+        self.textgrids = None if durations == "alignment" else Path(durations)
+        self.needs_durations = needs_durations
+        self.split = split
+        is_generated = source == "generated"
+        self.spectrum = generated.SPECTRUM if is_generated else Spectrum(**(spectrum or {}))
         self.num_iterations = num_iterations
-        self.spectrum = Spectrum()
+        self.num_train = num_train
+        self.cache_dir = cache_dir
         self.vocab_size = 0
+        self.is_complete = False
 
     @property
     def dataset(self) -> str:
-        """What is generated."""
-        return "speech-synthetic"
+        """LJSpeech, marked where it is only a part; or what is generated."""
+        if self.source == "generated":
+            return "speech-synthetic"
+        return ljspeech.NAME if self.is_complete else f"{ljspeech.NAME}-sample"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """How the recordings were split, where there are any."""
+        return {} if self.source == "generated" else {"data_split": self.split}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -166,7 +208,7 @@ class TextToSpeechData(TaskData):
         train = self.train
         return {
             "vocab_size": self.vocab_size,
-            "num_mels": train.mels.values.shape[1],
+            "num_mels": self.spectrum.num_mels,
             "max_source_len": self.max_source_len,
             "max_target_len": self.max_target_len,
             "pitch_range": self._range(train.pitch),
@@ -182,8 +224,68 @@ class TextToSpeechData(TaskData):
 
     def setup(self, stage: str | None = None) -> None:
         """Read or generate all splits, once."""
-        if not hasattr(self, "train"):
+        if hasattr(self, "train"):
+            return
+        if self.source == "generated":
             self._generate()
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        options = ljspeech.Options(
+            self.spectrum,
+            self.text,
+            self.needs_durations,
+            self.max_source_len,
+            self.max_target_len,
+        )
+        clips = ljspeech.read(
+            Path(self.source).expanduser(),
+            options,
+            textgrids=self.textgrids,
+            cache_dir=self.cache_dir,
+            num_workers=self.num_workers,
+        )
+        self.is_complete = len(clips) == ljspeech.NUM_CLIPS
+        self.split, parts = ljspeech.split_of(clips.names, self.split)
+        symbols = ljspeech.symbols_of(clips)
+        known = sorted({symbol for clip in parts["train"] for symbol in symbols[clip]})
+        numbers = {symbol: number for number, symbol in enumerate(known, start=UNKNOWN + 1)}
+        self.vocab_size = UNKNOWN + 1 + len(known)
+        tokens = [np.array([numbers.get(s, UNKNOWN) for s in text]) for text in symbols]
+        ends = np.cumsum([len(text) for text in tokens])
+
+        durations = pitch = energy = np.zeros(ends[-1])
+        if self.needs_durations:
+            if self.textgrids is None:
+                durations = ljspeech.aligned(
+                    clips, tokens, parts["train"], cache_dir=self.cache_dir
+                )
+            else:
+                durations = clips.arrays["duration"]
+            pitch, energy = (
+                np.log1p(token_means(clips.arrays[name], durations)) for name in ("pitch", "energy")
+            )
+
+        def with_end(values: np.ndarray, dtype: type, end: int = 0) -> np.ndarray:
+            return np.insert(values, ends, end).astype(dtype)
+
+        mean, deviation = map(torch.from_numpy, ljspeech.moments(clips, parts["train"]))
+        whole = Utterances(
+            Ragged(
+                with_end(np.concatenate(tokens), np.int64, END), ends + np.arange(len(ends)) + 1
+            ),
+            Ragged(clips.arrays["mel"], clips.ends["mel"]),
+            with_end(durations, np.int64),
+            with_end(pitch, np.float32),
+            with_end(energy, np.float32),
+            np.arange(len(clips)),
+            mean,
+            deviation,
+        )
+        self.train, self.validation, self.test = (
+            replace(whole, items=items) for items in parts.values()
+        )
 
     def _generate(self) -> None:
         longest = generated.MAX_TOKENS, generated.MAX_FRAMES
@@ -192,7 +294,7 @@ class TextToSpeechData(TaskData):
                 f"generated texts have up to {longest[0]} tokens and {longest[1]} frames, got "
                 f"max_source_len {self.max_source_len} and max_target_len {self.max_target_len}"
             )
-        self.spectrum, self.vocab_size = generated.SPECTRUM, generated.VOCAB_SIZE
+        self.vocab_size = generated.VOCAB_SIZE
         drawn = [
             generated.generate(num_rows, seed)
             for num_rows, seed in (
@@ -216,3 +318,15 @@ class TextToSpeechData(TaskData):
             )
             for speech in drawn
         )
+
+
+def token_means(frames: np.ndarray, durations: np.ndarray) -> np.ndarray:
+    """The mean of each token's frames, float64 (tokens,); 0 where it has none.
+
+    Args:
+        frames: A value for each frame of all tokens, one after another.
+        durations: int64 (tokens,).
+    """
+    sums = np.concatenate([[0.0], np.cumsum(frames, dtype=np.float64)])
+    ends = np.cumsum(durations)
+    return (sums[ends] - sums[ends - durations]) / np.maximum(durations, 1)

@@ -40,9 +40,7 @@ class Distortions(NamedTuple):
     reference_frames: int
 
 
-def distortions(
-    reference: np.ndarray, synthesised: np.ndarray, sample_rate: int
-) -> Distortions:
+def distortions(reference: np.ndarray, synthesised: np.ndarray, sample_rate: int) -> Distortions:
     """Both distortions of a recording (L,) and what is to sound like it (M,)."""
     expected, actual = (
         log_mels(waveform, sample_rate) for waveform in (reference, synthesised)
