@@ -93,7 +93,7 @@ class Bins(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, N) to (B, N, E)."""
-        return self.embedding(torch.bucketize(values, self.edges))
+        return self.embedding(torch.bucketize(values.contiguous(), self.edges))
 
 
 class FastSpeech2(nn.Module):

@@ -1,4 +1,4 @@
-"""FastSpeech 2: its size in fairseq, rows by themselves, and what becomes of predicted durations."""
+"""FastSpeech 2: its size in fairseq, rows by themselves, and what predicted durations become."""
 
 from typing import Any
 

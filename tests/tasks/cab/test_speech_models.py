@@ -271,37 +271,27 @@ def crop(batch: Batch, num_tokens: int) -> Batch:
 
 
 @pytest.mark.slow  # finds out which frames belong to which token
-@pytest.mark.parametrize(
-    ("name", "steps", "changes"),
-    [
-        (FAST, 300, {"embed_dim": 64, "ffn_dim": 128, "kernel_size": 9}),
-        (STEPWISE, 300, {"embed_dim": 64, "ffn_dim": 128, "max_steps": 1200}),
-    ],
-)
-def test_one_batch_of_real_speech_is_learned_by_heart(
-    name: str, steps: int, changes: dict[str, Any], real_data: Path, tmp_path: Path
-) -> None:
+def test_one_batch_of_real_speech_is_learned_by_heart(real_data: Path, tmp_path: Path) -> None:
     source = str(real_data / "ljspeech")
     rows = build_data(
-        name, source=source, max_source_len=400, max_target_len=1200, batch_size=2, seed=0
+        FAST, source=source, max_source_len=400, max_target_len=1200, cache_dir=str(tmp_path)
     )
     batch = crop(rows.train[torch.arange(2)], 12)
-    model = (
-        build(name, rows, prenet_dropout=0.0, **changes)
-        if name == STEPWISE
-        else build(name, rows, **changes)
-    )
-    model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    losses = []
-    for _ in range(steps):
-        loss, _ = model.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] > 2.0
-    assert losses[-1] < 0.1
+    for name, changes in (
+        (FAST, {"kernel_size": 9}),
+        (STEPWISE, {"max_steps": 1200, "prenet_dropout": 0.0}),
+    ):
+        model = build(name, rows, **changes).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(400):
+            loss, _ = model.loss(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] > 2.0
+        assert losses[-1] < 0.1 * losses[0]
 
 
 SMALL = (
