@@ -84,7 +84,7 @@ class FastSpeech2Speech(TextToSpeech):
         """Means over frames and over tokens; as in fairseq, each batch counts alike."""
         spoken = self._told(batch)
         is_frame, is_token = ~batch.mel_padding, ~batch.token_padding
-        loss = F.l1_loss(spoken.mels[is_frame].float(), batch.mels[is_frame])
+        loss = F.l1_loss(spoken.mels[is_frame].to(batch.mels.dtype), batch.mels[is_frame])
         log_durations = (batch.durations.to(batch.mels.dtype) + 1).log()
         for predicted, expected in (
             (spoken.log_durations, log_durations),
