@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from attentions.base import Pattern
 from attentions.registry import factory, load
 from tasks.backbones.fastspeech2 import Bins, FastSpeech2, stretch
 from tasks.base import AttentionSlots
@@ -29,7 +30,7 @@ def build(attention: str = "softmax", **changes: Any) -> FastSpeech2:
     torch.manual_seed(0)
     sizes = {"max_source_len": 12, "max_target_len": 40, "pitch_range": (-1.0, 1.0)}
     sizes = {**sizes, "energy_range": (-2.0, 2.0), **TINY, **changes}
-    slots = AttentionSlots(factory(load(attention)), "noncausal_self")
+    slots = AttentionSlots(factory(load(attention)), Pattern.NONCAUSAL_SELF)
     model = FastSpeech2(slots, 7, 5, **sizes).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -60,7 +61,7 @@ def test_the_paper_model_has_the_parameters_of_fairseqs() -> None:
     given = settings("text_to_speech_fastspeech2/paper")["model"]
     sizes = {k: v for k, v in given.items() if k in FastSpeech2.__init__.__annotations__}
     assert "predictor_dropout" in sizes
-    slots = AttentionSlots(factory(load("softmax")), "noncausal_self")
+    slots = AttentionSlots(factory(load("softmax")), Pattern.NONCAUSAL_SELF)
     with torch.device("meta"):
         model = FastSpeech2(
             slots,
