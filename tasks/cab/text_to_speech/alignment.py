@@ -5,7 +5,7 @@ recogniser's training: Rabiner, "A tutorial on hidden Markov models", 1989; Mont
 which CAB took the durations, starts so too. A token's frames are normal, with a mean and a diagonal
 covariance of its own, and as many as a geometric law gives. From tokens of equal length it is
 fitted to the best paths, and these are found anew, a number of times. Nothing is drawn.
-Departs from CAB: there is no dictionary, no context and no adaptation; see docs/tasks.md for how far
+Departs from CAB: there is no dictionary, no context and no adaptation; docs/tasks.md says how far
 the ends of words are from Montreal's.
 """
 

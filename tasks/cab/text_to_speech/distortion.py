@@ -1,7 +1,7 @@
 """How far synthesised speech is from a reference: mel-cepstral and mel-spectral distortion.
 
-Source: fairseq's `examples/speech_synthesis/evaluation/eval_sp.py`, whose figures CAB reports; Weiss
-et al., "Wave-Tacotron", ICASSP 2021, arXiv:2011.03568. The features are torchaudio's.
+Source: fairseq's `examples/speech_synthesis/evaluation/eval_sp.py`, whose figures CAB reports;
+Weiss et al., "Wave-Tacotron", ICASSP 2021, arXiv:2011.03568. The features are torchaudio's.
 CAB divides the sum of all costs by the number of synthesised frames, so longer speech has a lower
 score. What else it can be divided by is told too.
 """

@@ -2,8 +2,8 @@
 
 Source: Ito & Johnson, "The LJ Speech Dataset", 2017, public domain; prepared as in fairseq's
 `examples/speech_synthesis`, which CAB ran.
-Departs from it: a frame that the durations of a TextGrid have beyond the recording repeats the last;
-fairseq has zeros there, which in log-mels is a bang. What cannot be used is left out and named.
+Departs from it: a frame that the durations of a TextGrid have beyond the recording repeats the
+last; fairseq has zeros there, which in log-mels is a bang. What cannot be used is left out.
 """
 
 import hashlib
@@ -67,14 +67,15 @@ def read(
 
     Raises:
         FileNotFoundError: If the metadata or the folder of TextGrids is not there.
-        ModuleNotFoundError: If librosa, or what makes phonemes, is not installed.
+        ModuleNotFoundError: If what reads recordings, or what makes phonemes, is not installed.
         ValueError: If nothing can be used.
     """
-    if find_spec("librosa") is None:
-        raise ModuleNotFoundError(
-            "recordings are read with librosa, which is not installed: "
-            "pip install 'attnbench[speech]'"
-        )
+    for package in ("soundfile", "soxr"):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"recordings are read with {package}, which is not installed: "
+                "pip install 'attnbench[speech]'"
+            )
     if textgrids is None:
         text.check(options.text)
     elif not textgrids.is_dir():
@@ -176,8 +177,8 @@ def prepare_clip(item: Item, options: Options) -> Mapping[str, np.ndarray]:
 
 def _load(wav: Path, sample_rate: int) -> tuple[np.ndarray, int]:
     """The samples, float32 (L,), at the wanted rate; and the rate that they had."""
-    import librosa
     import soundfile
+    import soxr
 
     with wav.open("rb") as file:  # an OSError of its own, which soundfile's is not
         try:
@@ -188,7 +189,7 @@ def _load(wav: Path, sample_rate: int) -> tuple[np.ndarray, int]:
     if not np.isfinite(samples).all():
         raise Unusable(f"{wav}: some samples are no numbers")
     if rate != sample_rate:
-        samples = librosa.resample(samples, orig_sr=rate, target_sr=sample_rate)
+        samples = soxr.resample(samples, rate, sample_rate)
     return samples, rate
 
 

@@ -29,7 +29,7 @@ def symbols(transcript: str, text: str) -> list[str]:
     transcript = " ".join(transcript.split())
     if text == "characters":
         return list(transcript.lower())
-    from phonemizer.separator import Separator
+    from phonemizer.separator import Separator  # pyright: ignore[reportMissingImports]
 
     separator = Separator(phone=PHONE, word=WORD)
     spoken = _espeak().phonemize([transcript], separator=separator, strip=False)
@@ -37,13 +37,13 @@ def symbols(transcript: str, text: str) -> list[str]:
 
 
 def _has_espeak() -> bool:
-    from phonemizer.backend import EspeakBackend
+    from phonemizer.backend import EspeakBackend  # pyright: ignore[reportMissingImports]
 
     return EspeakBackend.is_available()
 
 
 @cache
 def _espeak() -> Any:
-    from phonemizer.backend import EspeakBackend
+    from phonemizer.backend import EspeakBackend  # pyright: ignore[reportMissingImports]
 
     return EspeakBackend("en-us")

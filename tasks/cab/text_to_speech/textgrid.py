@@ -5,6 +5,7 @@ times become frames, as in fairseq's `examples/speech_synthesis/data_utils.py`.
 """
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ def read(file: Path) -> list[Phoneme]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If there is no such tier, or nothing is spoken in it, or not one after the other.
+        ValueError: If there is no such tier, nothing is spoken in it, or intervals leave gaps.
     """
     content = file.read_text(encoding="utf-8-sig")
     names = [*_TIER.finditer(content)]
@@ -50,7 +51,7 @@ def read(file: Path) -> list[Phoneme]:
     if not spoken:
         raise ValueError(f"{file}: nothing is spoken in the tier {TIER!r}")
     found = found[spoken[0] : spoken[-1] + 1]
-    for phoneme, later in zip(found, found[1:], strict=False):
+    for phoneme, later in pairwise(found):
         if abs(phoneme.end - later.begin) > 1e-3:
             raise ValueError(
                 f"{file}: {phoneme.symbol!r} ends at {phoneme.end} s, but what follows begins at "
