@@ -1,0 +1,1 @@
+"""Text to speech: spoken sentences, and two backbones that speak."""
