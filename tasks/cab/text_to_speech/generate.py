@@ -1,11 +1,11 @@
 """Generated speech in which what a token sounds like stands elsewhere in the text.
 
 A text is three letters, as many calls for an echo, and up to two rests; then, in random order,
-marks, which take no time: for each of three or four letters which tone it has, and for each of
-these tones which echo.
+marks, which take no time: for each of the letters which tone it has, and for each of these tones
+which echo.
 
-    text     b f a  echo echo echo  rest  tone4echo1 b-tone3 a-tone4 tone3echo0 f-tone0 tone0echo5
-    speech   tone3 tone0 tone4  echo0 echo5 echo1  silence
+    text     b d a  echo echo echo  rest  tone2echo1 b-tone3 a-tone2 tone3echo0 d-tone3 tone3echo0
+    speech   tone3 tone3 tone2  echo0 echo0 echo1  silence
 
 A letter's tone is found in the marks by the encoder. A decoder that writes frame by frame reads the
 text only once in its one layer: it finds the echo of a tone in the marks if it knows the tone, and
@@ -23,8 +23,8 @@ import numpy as np
 
 from tasks.cab.text_to_speech.audio import Spectrum
 
-LETTERS = TONES = ECHOES = 6
-SPOKEN, MIN_DEFINED, MAX_DEFINED, MAX_RESTS = 3, 3, 4, 2
+LETTERS = TONES = ECHOES = 4
+SPOKEN, MAX_RESTS = 3, 2
 FRAMES = 4
 """Of each token that is spoken."""
 
@@ -37,7 +37,7 @@ FIRST_ECHO_MARK = FIRST_TONE_MARK + LETTERS * TONES
 VOCAB_SIZE = FIRST_ECHO_MARK + TONES * ECHOES
 END = 1
 
-MAX_TOKENS = 2 * SPOKEN + MAX_RESTS + 2 * MAX_DEFINED + 1
+MAX_TOKENS = 4 * SPOKEN + MAX_RESTS + 1
 MAX_FRAMES = FRAMES * (2 * SPOKEN + MAX_RESTS)
 
 SPECTRUM = Spectrum(
@@ -78,31 +78,28 @@ def generate(num_rows: int, seed: int) -> Speech:
     def shuffled(count: int) -> np.ndarray:
         return generator.random((num_rows, count)).argsort(axis=1)
 
-    letters = shuffled(LETTERS)[:, :MAX_DEFINED]
-    tones = shuffled(TONES)[:, :MAX_DEFINED]
-    echoes = shuffled(ECHOES)[:, :MAX_DEFINED]
-    num_defined = generator.integers(MIN_DEFINED, MAX_DEFINED, size=(num_rows, 1), endpoint=True)
+    letters = shuffled(LETTERS)[:, :SPOKEN]
+    tones = generator.integers(0, TONES, size=(num_rows, SPOKEN))
+    echo_of = generator.integers(0, ECHOES, size=(num_rows, TONES))
+    echoes = np.take_along_axis(echo_of, tones, axis=1)
     num_rests = generator.integers(0, MAX_RESTS, size=(num_rows, 1), endpoint=True)
 
     marks = np.hstack(
         [FIRST_TONE_MARK + letters * TONES + tones, FIRST_ECHO_MARK + tones * ECHOES + echoes]
     )
-    is_defined = np.tile(np.arange(MAX_DEFINED) < num_defined, 2)
-    order = shuffled(2 * MAX_DEFINED)
-    marks, is_defined = (np.take_along_axis(x, order, axis=1) for x in (marks, is_defined))
+    marks = np.take_along_axis(marks, shuffled(2 * SPOKEN), axis=1)
 
-    said = FIRST_LETTER + letters[:, :SPOKEN]
+    said = FIRST_LETTER + letters
     called = np.full((num_rows, SPOKEN), ECHO)
     rests = np.full((num_rows, MAX_RESTS), REST)
     text = np.hstack([said, called, rests, marks, np.full((num_rows, 1), END)])
     is_there = np.ones(text.shape, dtype=bool)
     first_mark = 2 * SPOKEN + MAX_RESTS
     is_there[:, 2 * SPOKEN : first_mark] = np.arange(MAX_RESTS) < num_rests
-    is_there[:, first_mark:-1] = is_defined
     tokens = text[is_there]
 
-    tone = _bumps(tones[:, :SPOKEN], HEIGHT)
-    echo = _bumps(echoes[:, :SPOKEN], HEIGHT / 2)
+    tone = _bumps(tones, HEIGHT)
+    echo = _bumps(echoes, HEIGHT / 2)
     echo[..., -1] += HEIGHT / 2
     rest = np.zeros((num_rows, MAX_RESTS, SPECTRUM.num_mels))
     sounds = np.concatenate([tone, echo, rest], axis=1)[is_there[:, :first_mark]]
@@ -120,7 +117,7 @@ def generate(num_rows: int, seed: int) -> Speech:
 
 def _bumps(places: np.ndarray, height: float) -> np.ndarray:
     """Bumps (rows, SPOKEN, F), each alone in its third of a handful of bins."""
-    centres = 2 + 3 * places[..., None]
+    centres = 2 + 4 * places[..., None]
     return height * np.exp(-((np.arange(SPECTRUM.num_mels) - centres) ** 2) / 2)
 
 
