@@ -21,13 +21,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from attentions.base import Pattern
-from attentions.registry import factory
+from attentions.registry import CONF, factory
 from tasks.base import AttentionSlots
 from tasks.cab.text_to_speech.audio import Vocoder
 from tasks.cab.text_to_speech.data import TextToSpeechData
 from tasks.cab.text_to_speech.distortion import align, distortions
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 TURNS = 3
 FRAMES = 1000
 BATCH_SIZE = 6

@@ -32,6 +32,7 @@ def vocoder(spectrum: Spectrum = SMALL) -> Vocoder:
     return Vocoder(spectrum, torch.zeros(spectrum.num_mels), torch.ones(spectrum.num_mels))
 
 
+@pytest.mark.slow  # to import it
 def test_filters_are_those_of_librosa() -> None:
     import librosa.filters  # not what librosa compiles when it is first used
 
