@@ -38,9 +38,15 @@ def main() -> int:
 def _tasks() -> dict[str, list[bool]]:
     offered = {}
     for name in _choices("task"):
-        target = OmegaConf.load(CONF / "task" / f"{name}.yaml").model._target_
-        offered[name] = [pattern in get_class(target).patterns for pattern in Pattern]
+        offered[name] = [pattern in get_class(_target(name)).patterns for pattern in Pattern]
     return offered
+
+
+def _target(task: str) -> str:
+    """The class of a task; settings that state their differences alone have that of another."""
+    settings = OmegaConf.load(CONF / "task" / f"{task}.yaml")
+    found = OmegaConf.select(settings, "model._target_")
+    return found or _target(settings.defaults[0].partition("@")[0])
 
 
 def _choices(group: str) -> list[str]:

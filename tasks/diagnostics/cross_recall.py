@@ -48,12 +48,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.num_pairs < 1 or self.num_queries < 1 or self.num_blanks < 0:
             raise ValueError(
-                "cross_recall: num_pairs >= 1, num_queries >= 1 and num_blanks >= 0 fails: "
+                "num_pairs >= 1, num_queries >= 1 and num_blanks >= 0 fails: "
                 f"{self.num_pairs}, {self.num_queries}, {self.num_blanks}"
             )
         if self.vocab_size % 2 or self.num_pairs > self.vocab_size // 2 - 1:
             raise ValueError(
-                "cross_recall: num_pairs <= vocab_size / 2 - 1 (the keys), vocab_size even, fails: "
+                "num_pairs <= vocab_size / 2 - 1 (the keys), vocab_size even, fails: "
                 f"{self.num_pairs} pairs, vocab_size {self.vocab_size}"
             )
 
@@ -158,7 +158,10 @@ class CrossRecallData(QuestionsData):
     ) -> None:
         if len(set(num_pairs)) < len(num_pairs):
             raise ValueError(f"{self.title}: num_pairs must differ, got {list(num_pairs)}")
-        kinds = [Settings(pairs, num_queries, vocab_size, num_blanks) for pairs in num_pairs]
+        try:
+            kinds = [Settings(pairs, num_queries, vocab_size, num_blanks) for pairs in num_pairs]
+        except ValueError as error:
+            raise ValueError(f"{self.title}: {error}") from None
         names = [f"{pairs}_pairs" for pairs in num_pairs]
         super().__init__(
             kinds, dict(zip(names, kinds, strict=True)), vocab_size=vocab_size, **given

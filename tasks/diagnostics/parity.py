@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.diagnostics.questions import Questions, QuestionsData
+from tasks.diagnostics.questions import Questions, QuestionsData, StreamAnswerer
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,7 @@ class ParityData(QuestionsData):
         """The token read last."""
         last = np.take_along_axis(rows.queries, rows.positions.astype(np.int64), axis=1)
         return {"last token": rows.answers == last}
+
+
+class Parity(StreamAnswerer):
+    """Tell the sum modulo m so far."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.diagnostics.questions import Questions, QuestionsData
+from tasks.diagnostics.questions import Questions, QuestionsData, StreamAnswerer
 from tasks.rules.answers import IGNORED
 
 ROWS_AT_ONCE = 1024
@@ -132,3 +132,7 @@ class StackData(QuestionsData):
         """The token of the operation before, whichever its stack."""
         last = np.roll(rows.queries, 1, axis=1)[:, ::2]
         return {"last token": rows.answers == last}
+
+
+class Stack(StreamAnswerer):
+    """Tell what is popped."""

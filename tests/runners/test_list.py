@@ -9,7 +9,13 @@ from runners import list as listing
 def test_it_names_every_mechanism_task_and_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert listing.main() == 0
     told = capsys.readouterr().out
-    for name in ("softmax", "local_window", "mqar/tiny", "+experiment=quickstart/quality"):
+    for name in (
+        "softmax",
+        "local_window",
+        "mqar/tiny",
+        "forecasting/ecl_m",
+        "+experiment=quickstart/quality",
+    ):
         assert name in told
     assert "zoology/figure2\n" in told
     assert "zoology/size" not in told  # a part of figure2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.utils import get_class
 
-from attentions.base import Pattern
+from attentions.base import Pattern, UnsupportedPattern
 from tasks.diagnostics import (
     associative_memory,
     copying,
@@ -231,6 +231,19 @@ def test_answers_that_are_shown_are_refused_where_they_would_leak() -> None:
     with pytest.raises(Exception, match="shown answers leak in noncausal_self"):
         build_data("copying/tiny", Pattern.NONCAUSAL_SELF, shown=True)
     assert Pattern.NONCAUSAL_SELF not in passkey.Passkey.patterns
+
+
+def test_a_task_is_refused_by_its_own_name() -> None:
+    sizes: dict[str, Any] = {"num_pairs": [2, 64], "num_queries": 2, "vocab_size": 64}
+    given: dict[str, Any] = {"pattern": "causal_self", "num_eval": 8, "batch_size": 4}
+    with pytest.raises(ValueError, match=r"^associative_memory: num_pairs <= .* 64 pairs"):
+        associative_memory.AssociativeMemoryData(
+            key_dim=4, value_dim=4, num_train=8, **sizes, **given
+        )
+    for task, name in (("parity", "Parity"), ("stack", "Stack")):
+        data = build_data(f"{task}/tiny", num_train=100, num_eval=2)
+        with pytest.raises(UnsupportedPattern, match=f"task {name} has no noncausal_self"):
+            build_model(f"{task}/tiny", data, "softmax", Pattern.NONCAUSAL_SELF)
 
 
 def test_other_sources_and_too_few_rows_are_refused() -> None:

@@ -1,9 +1,9 @@
 """Windows of a time series, read from a CSV file or generated.
 
-Departs from CAB: the last, shorter test batch is kept.
+Departs from CAB: the last, shorter batch of validation and test rows is kept. There it is dropped,
+so that the scores leave out up to 31 windows, which they are depending on the batch size.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tasks.cab.forecasting.generate import generate
 from tasks.cab.forecasting.series import (
+    CALENDARS,
     SPLITS,
     Series,
     read_csv,
@@ -21,7 +23,7 @@ from tasks.cab.forecasting.series import (
     stem,
     time_features,
 )
-from tasks.data import TaskData, check_counts
+from tasks.data import TEST_SEED, VALIDATION_SEED, TaskData, check_counts
 from tasks.rules.series import errors
 
 AT_ONCE = 256
@@ -73,7 +75,10 @@ class ForecastingData(TaskData):
     """The windows of one series, split by time and standardised by its training rows.
 
     Args:
-        source: A CSV file (or .csv.gz) with a column `date`; or "generated", see `announced`.
+        source: A CSV file (or .csv.gz) with a column `date`; or "generated", see
+            `tasks.cab.forecasting.generate`.
+        series: What the file must be called, without .csv or .csv.gz and in any case of letters;
+            None for any name.
         features: "S" for the target column alone (univariate), "M" for every column.
         target: The target column; None for the one of the data set, else OT.
         input_len: Past rows per window.
@@ -81,6 +86,8 @@ class ForecastingData(TaskData):
         horizon: Future rows per window.
         split: Of the rows: "ett", "ratio", or "auto" for what goes with the file's name; see
             `tasks.cab.forecasting.series.split`.
+        time_features: "auto" for those of the rows' frequency, "hourly" for those of hours; see
+            `tasks.cab.forecasting.series.time_features`.
         num_windows: Generated windows, for training; an eighth as many for each evaluation.
     """
 
@@ -92,18 +99,25 @@ class ForecastingData(TaskData):
         self,
         *,
         source: str,
+        series: str | None = None,
         features: str = "S",
         target: str | None = None,
         input_len: int,
         label_len: int,
         horizon: int,
         split: str = "auto",
+        time_features: str = "auto",
         num_windows: int = 4096,
         batch_size: int,
         eval_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed)
+        if series is not None and stem(Path(source)).lower() != series.lower():
+            raise ValueError(
+                f"forecasting: these settings are those of {series}: source must be {series}.csv "
+                f"or {series}.csv.gz, got {source!r} (task.data.series=null takes any file)"
+            )
         if features not in ("S", "M"):
             raise ValueError(
                 f"features must be S (target alone) or M (all columns), got {features!r}"
@@ -115,6 +129,10 @@ class ForecastingData(TaskData):
             )
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if time_features not in CALENDARS:
+            raise ValueError(
+                f"time_features must be one of {', '.join(CALENDARS)}, got {time_features!r}"
+            )
         if num_windows < 8:
             raise ValueError(
                 "num_windows must be at least 8, of which an eighth is added for each evaluation, "
@@ -133,6 +151,7 @@ class ForecastingData(TaskData):
         self.source, self.features, self.target = source, features, target
         self.input_len, self.label_len, self.horizon = input_len, label_len, horizon
         self.split = resolve_split(Path(source), split)
+        self.time_features = time_features
         self.num_windows = num_windows
 
     @property
@@ -173,15 +192,15 @@ class ForecastingData(TaskData):
             self._generate(*part)
             for part in [
                 (self.num_windows, self.seed),
-                (evaluation, 2**40),
-                (evaluation, 2**40 + 1),
+                (evaluation, VALIDATION_SEED),
+                (evaluation, TEST_SEED),
             ]
         )
 
     def _split(self, series: Series) -> None:
         spans = split(series, self.split, self.input_len, self.horizon)
         values = standardise(series, spans[0][1])
-        times = time_features(series)
+        times = time_features(series, self.time_features)
         last = self.input_len + self.horizon - 1
         self.train, self.validation, self.test = (
             Windows(values, times, torch.arange(begin, end - last), self.input_len, self.horizon)
@@ -189,36 +208,8 @@ class ForecastingData(TaskData):
         )
 
     def _generate(self, num_windows: int, seed: int) -> Windows:
-        windows = announced(num_windows, self.input_len, self.horizon, seed)
+        windows = generate(num_windows, self.input_len, self.horizon, seed)
         values = windows.flatten(0, 1)
         times = torch.zeros(len(values), 1)  # they have no calendar
         starts = torch.arange(num_windows) * windows.shape[1]
         return Windows(values, times, starts, self.input_len, self.horizon)
-
-
-def announced(num_windows: int, input_len: int, horizon: int, seed: int) -> Tensor:
-    """Series in which the past says what each phase is worth, and which phases are to come.
-
-    The channels are the cosine and the sine of a phase, and a value. In the first part of the
-    past each of `input_len` - `horizon` phases, evenly spaced from a random turn, is seen once, in
-    random order, with a random value. In the last `horizon` rows the phases of the future are
-    announced, and the value is zero. The future has the announced phases with their values.
-
-    So the decoder, which is given nothing, must read the announced rows (noncausal cross); and
-    what it needs of them, an encoder has to look up in other rows by their phase (noncausal self).
-
-    Returns:
-        (num_windows, input_len + horizon, 3), each channel of mean 0 and variance 1 but for the
-        zeros.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    num_phases = input_len - horizon
-    turn = torch.rand(num_windows, 1, generator=generator)
-    order = torch.rand(num_windows, num_phases, generator=generator).argsort(dim=1)
-    phase = 2 * math.pi * (order + turn) / num_phases
-    value = torch.randn(num_windows, num_phases, generator=generator)
-    coming = torch.randint(num_phases, (num_windows, horizon), generator=generator)
-    next_phase, next_value = phase.gather(1, coming), value.gather(1, coming)
-    phase = torch.cat([phase, next_phase, next_phase], dim=1)
-    value = torch.cat([value, torch.zeros_like(next_value), next_value], dim=1)
-    return torch.stack([math.sqrt(2) * phase.cos(), math.sqrt(2) * phase.sin(), value], dim=-1)

@@ -2,8 +2,8 @@
 
 Sources: ETT (Zhou et al., Informer, AAAI 2021; CC BY-ND 4.0), Weather (`WTH`, from NOAA; public
 domain) and Electricity (`ECL`), in the format and with the splits of Informer2020.
-Departs from CAB: time features at the frequency of the data, where CAB gives hourly ones to the
-quarter-hourly ETTm1.
+Departs from CAB: a choice of time features. At the frequency of the data they tell the quarters of
+an hour apart; CAB gives the quarter-hourly ETTm1 those of hours ("hourly").
 """
 
 import difflib
@@ -22,6 +22,8 @@ TARGETS = {"wth": "WetBulbCelsius", "ecl": "MT_320"}
 DATE_FORMATS = ("ISO8601", "%m/%d/%Y %H:%M")
 SPLITS = ("auto", "ett", "ratio")
 """How a series is split by time; see `split`."""
+CALENDARS = ("auto", "hourly")
+"""Which time features rows have; see `time_features`."""
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,15 @@ def _step(series: Series) -> pd.Timedelta:
     return pd.Timedelta(step)
 
 
-def time_features(series: Series) -> Tensor:
+def time_features(series: Series, calendar: str = "auto") -> Tensor:
     """What the calendar says of each row: (rows, F), each feature in [-0.5, 0.5].
 
     Weekday, day of the month and day of the year; the hour below steps of a day; the minute
     below steps of an hour.
+
+    Args:
+        series: The table.
+        calendar: "auto" for these, "hourly" for those of hourly rows whatever the steps are.
 
     Raises:
         ValueError: If the steps are not whole minutes, hours or days, or longer than a day.
@@ -234,9 +240,10 @@ def time_features(series: Series) -> Tensor:
             f"{series.path}: unknown frequency: expected rows that are whole minutes, hours or a "
             f"day apart, got {step}"
         )
+    told = pd.Timedelta(hours=1) if calendar == "hourly" else step
     features = [dates.day_of_week / 6, (dates.day - 1) / 30, (dates.day_of_year - 1) / 365]
-    if step < pd.Timedelta(days=1):
+    if told < pd.Timedelta(days=1):
         features.insert(0, dates.hour / 23)
-    if step < pd.Timedelta(hours=1):
+    if told < pd.Timedelta(hours=1):
         features.insert(0, dates.minute / 59)
     return torch.from_numpy(np.stack(features, axis=1) - 0.5).float()

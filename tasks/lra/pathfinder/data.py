@@ -123,6 +123,7 @@ class PathfinderData(LraData):
             )
         self.difficulty = difficulty
         self._empty: list[Path] = []
+        self._unusable: list[str] = []
         self._is_sample = False
 
     @property
@@ -143,8 +144,9 @@ class PathfinderData(LraData):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Which images of a release are empty files, and so left out."""
-        return {"empty_images": " ".join(map(str, self._empty))} if self._empty else {}
+        """Which images of a release are left out: empty files, and others that are not usable."""
+        labels = {"empty_images": " ".join(map(str, self._empty))} if self._empty else {}
+        return labels | ({"unusable_images": "; ".join(self._unusable)} if self._unusable else {})
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -196,7 +198,7 @@ class PathfinderData(LraData):
         return {"images": images, "labels": made.labels, "markers": made.markers}
 
     def _read(self) -> None:
-        """The release's rows: split by their position, 80 %, 10 %, 10 %."""
+        """The release's rows: split by their position, 80 %, 10 %, 10 %, before any is left out."""
         files, labels, self._empty = listing(Path(self.source), self.difficulty)
         self._is_sample = len(files) < RELEASED_ROWS
         borders = [0, len(files) * 8 // 10, len(files) * 9 // 10, len(files)]
@@ -205,10 +207,18 @@ class PathfinderData(LraData):
             begin + spread(end - begin, count).numpy()
             for (begin, end), count in zip(pairwise(borders), counts, strict=True)
         ]
-        self.train, self.validation, self.test = (
-            self._pixels(Released([files[i] for i in rows], labels[rows], self.settings.resolution))
+        released = [
+            Released(
+                [files[i] for i in rows],
+                labels[rows],
+                self.settings.resolution,
+                cache_dir=self.cache_dir,
+                num_workers=self.num_workers,
+            )
             for rows in parts
-        )
+        ]
+        self._unusable = [why for part in released for why in part.left_out]
+        self.train, self.validation, self.test = map(self._pixels, released)
 
     def _pixels(self, rows: Shards | Released) -> Pixels:
         return Pixels(rows, black_is_padding=self.protocol == "lra2020")

@@ -2,9 +2,12 @@
 
 `<root>/<set>/metadata/<k>.npy` is text in spite of its name, a line for each image: folder, file,
 number, label, continuity, lengths of the contour and of the distractors, of a dash, its thickness,
-margin, contrasts. At least one released image is an empty file, which is left out.
+margin, contrasts. At least one released image is an empty file, which is left out; so is one that
+is broken or of another size, with a warning that names it.
 """
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +16,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from tasks.prepared import Item, Unusable, prepare
+
+VERSION = 1
+"""Of what is prepared from an image."""
 SETS = {
     "easy": "curv_baseline",
     "intermediate": "curv_contour_length_9",
@@ -83,43 +90,79 @@ def read(file: Path, resolution: int) -> np.ndarray:
     """The grey levels of an image, uint8 (resolution, resolution).
 
     Raises:
-        ValueError: If it is broken, or not such an image.
+        Unusable: If it is broken, or not such an image.
     """
     try:
         with Image.open(file) as image:
             size, mode = image.size, image.mode
             levels = np.asarray(image) if mode == "L" else None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"pathfinder: {file} cannot be read: {error}") from error
+        raise Unusable(f"{file} cannot be read: {error}") from error
     if levels is None or size != (resolution, resolution):
-        raise ValueError(
-            f"pathfinder: {file} must be {resolution} x {resolution} grey pixels of 8 bits, got "
+        raise Unusable(
+            f"{file} must be {resolution} x {resolution} grey pixels of 8 bits, got "
             f"{size[0]} x {size[1]} of mode {mode}"
         )
     return levels
 
 
 class Released:
-    """Rows of a released set: images are read when they are asked for.
+    """Rows of a released set, each image of which was read once before.
 
     Args:
         files: The images.
         labels: uint8 (files,).
         resolution: Their sides.
+        cache_dir: See `tasks.prepared.prepare`, as `num_workers`.
+        num_workers: Processes that read.
+
+    Attributes:
+        left_out: Why each image that cannot be used is not among the rows, with its name.
+
+    Raises:
+        ValueError: If no image can be used.
     """
 
     in_order_first = False
 
-    def __init__(self, files: list[Path], labels: Tensor, resolution: int) -> None:
-        self.files, self.labels, self.resolution = files, labels, resolution
+    def __init__(
+        self,
+        files: list[Path],
+        labels: Tensor,
+        resolution: int,
+        *,
+        cache_dir: str | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        found = prepare(
+            "pathfinder",
+            [
+                Item(str(file), (file,), label)
+                for file, label in zip(files, labels.tolist(), strict=True)
+            ],
+            functools.partial(_row, resolution=resolution),
+            version=VERSION,
+            settings={"resolution": resolution},
+            cache_dir=cache_dir,
+            num_workers=num_workers,
+        )
+        self.arrays, self.left_out = found.arrays, found.left_out
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.arrays["labels"])
 
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
-        images = np.stack([read(self.files[row], self.resolution) for row in rows.tolist()])
-        found = {"images": torch.from_numpy(images).flatten(1), "labels": self.labels[rows]}
-        return found | {"markers": find_markers(images)}
+        return {name: torch.from_numpy(array[rows.numpy()]) for name, array in self.arrays.items()}
+
+
+def _row(item: Item, resolution: int) -> Mapping[str, np.ndarray]:
+    """What a row has of its image: pixels, label, and where the markers are."""
+    levels = read(item.files[0], resolution)[None]
+    return {
+        "images": levels.reshape(1, -1),
+        "labels": np.array([item.about], np.uint8),
+        "markers": find_markers(levels).numpy(),
+    }
 
 
 def find_markers(images: np.ndarray) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch.testing import assert_close
 
 from attentions.base import Pattern, UnsupportedPattern
-from tasks.cab.forecasting.data import ForecastingData, Windows, announced
+from tasks.cab.forecasting.data import ForecastingData, Windows
+from tasks.cab.forecasting.generate import generate
 from tasks.cab.forecasting.series import read_csv, time_features
 from tests.tasks.building import build_data, build_model, quiet_trainer
 
@@ -291,7 +292,7 @@ def test_the_published_file_gives_the_published_numbers_of_windows(real_data: Pa
 
 
 def test_the_future_repeats_what_the_past_says_of_its_phases() -> None:
-    windows = announced(50, input_len=16, horizon=6, seed=0)
+    windows = generate(50, input_len=16, horizon=6, seed=0)
     shown, coming, future = windows.split([10, 6, 6], dim=1)
     assert torch.equal(coming[..., :2], future[..., :2])
     assert not coming[..., 2].any()
