@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from runners import ranks
 from runners.history import History
 from tasks.base import Task
 
@@ -104,7 +105,7 @@ class Checkpoints(Checkpoint):
         """Keep the state, and forget the weights that it does not need."""
         self.has_ended = trainer.should_stop
         trainer.save_checkpoint(self.folder / LAST)
-        for path in self.folder.glob(best_name("*")):
+        for path in self.folder.glob(best_name("*")) if trainer.is_global_zero else ():
             if self.best_step is None or path.name != best_name(self.best_step):
                 path.unlink()
 
@@ -121,8 +122,10 @@ def resumable(folder: Path, model: Task) -> dict[str, Any] | None:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         _check(saved, model, folder)
     except Exception as error:  # whatever a damaged archive, or a foreign one, raises
+        ranks.wait_for_all()  # they find the same
         aside = path.with_suffix(".unusable")
-        path.rename(aside)
+        if ranks.is_first():
+            path.rename(aside)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(
             f"attnbench: unusable checkpoint {path} ({reason}), now {aside.name}; starting anew",

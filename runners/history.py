@@ -9,8 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from runners import ranks
 from runners.run import Diverged
 
+RANK_SEEDS = 2**53
+"""The distance of the seeds of two ranks; those of runs and epochs are smaller."""
 CHECK_EVERY = 100
 """Steps between two looks at whether the run has diverged: a look waits for the device."""
 
@@ -59,8 +62,8 @@ class History(Callback):
         self._begin(trainer, pl_module)
 
     def reseed(self, epoch: int) -> None:
-        """Fix the global generator of random numbers by (seed, epoch)."""
-        torch.manual_seed(self.seed * 1_000_003 + epoch)
+        """Fix the global generator of random numbers by (seed, epoch), on each rank another."""
+        torch.manual_seed(self.seed * 1_000_003 + epoch + ranks.rank() * RANK_SEEDS)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch without a validation at its end ends here."""

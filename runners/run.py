@@ -5,6 +5,7 @@ adds its numbers with `run.add`. Whatever it added before it failed is kept.
 """
 
 import fcntl
+import pickle
 import resource
 import signal
 import sys
@@ -23,7 +24,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable, UnsupportedPattern
-from runners import ownership
+from runners import ownership, ranks
 from runners.ended import jobs, reused
 from runners.environment import environment
 from runners.identity import Identity, identify, labels, run_name, supersedes
@@ -55,6 +56,7 @@ class Run:
         folder: Where it may keep checkpoints.
         labels: The columns that are the same for all its measurements.
         measurements: The numbers so far.
+        journal: Where they are noted as well, for the process that started this one.
     """
 
     run_id: str
@@ -62,10 +64,18 @@ class Run:
     folder: Path
     labels: dict[str, Any] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
+    journal: Path | None = None
 
     def add(self, metric: str, value: float | None, **fields: Any) -> None:
         """Add one measurement; `fields` are those of `Measurement`."""
         self.measurements.append(Measurement(metric, value, **fields))
+        self.note(self.measurements[-1])
+
+    def note(self, measurement: Measurement | None) -> None:
+        """Write a measurement and the labels, or the labels alone, into the journal."""
+        if self.journal is not None:
+            with self.journal.open("ab") as file:
+                pickle.dump((self.labels, measurement), file)
 
 
 def execute(command: str, measure: Callable[[Run], None], config: DictConfig) -> Record:
@@ -76,10 +86,29 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
             measured is not lost.
         Stopped: If a signal ends the process. Nothing is recorded.
     """
+    if ranks.started_outside() > 1 and not ranks.joined():
+        ranks.join()
+    if not ranks.is_first():
+        return _follow(measure, config)
     record = None
     while record is None:
         record = _attempt(command, measure, config)
     return record
+
+
+def _follow(measure: Callable[[Run], None], config: DictConfig) -> Record:
+    """What every rank but the first does: it works where that one says so, and records nothing."""
+    while True:
+        told = ranks.tell(None)
+        if isinstance(told, Record):
+            return told
+        run = Run(told.run_id, config, told.folder, told.labels)
+        try:
+            measure(run)
+        except BaseException as error:
+            ranks.note_failure(run.folder, error)
+            time.sleep(ranks.GRACE_S)
+            raise
 
 
 def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -> Record | None:
@@ -97,10 +126,10 @@ def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -
     with store.sole(identity.run_id):
         if progress.is_over(identity.run_id):
             # The sweep was taken up again after a worker's death.
-            return read_record(store.path(identity.run_id))
+            return ranks.tell(read_record(store.path(identity.run_id)))
         known = None if config.run.force else reused(store, identity, name, progress)
         if known is not None:
-            return known
+            return ranks.tell(known)
         num_deaths = progress.deaths()[identity.run_id]
         if num_deaths > 1:
             error = "the worker process died twice in this run, perhaps for want of memory"
@@ -121,7 +150,8 @@ def _attempt(command: str, measure: Callable[[Run], None], config: DictConfig) -
             ownership.release(run.folder)
             # Before another may run, and die, beside it.
             _end(store, progress, name, record, notes)
-    return record
+    # After a failure the other ranks may be anywhere: they are ended, not told.
+    return ranks.tell(record) if record.status is Status.OK else record
 
 
 def _notes(store: RecordStore, identity: Identity, run: Run, *, anew: bool) -> str:
@@ -152,14 +182,18 @@ def _measured(
     with listening() as told:
         try:
             with _time_limit(run.config.run.timeout_s), _memory_limit(run.config.run.memory_gib):
+                ranks.forget_failures(run.folder)
+                ranks.tell(run)
                 measure(run)
         except BaseException as raised:  # every way to fail ends in a row, with its reason
-            if told.number is not None:
-                raise Stopped(told.number) from raised
-            reason = _unwrapped(raised)
+            # What ends this rank may be that another has failed.
+            first = ranks.first_failure(run.folder) if ranks.joined() else None
+            if first is None and (told.number is not None or isinstance(raised, Stopped)):
+                raise Stopped(told.number or cast(Stopped, raised).number) from raised
+            reason = _unwrapped(first or raised)
             status = status_of(reason)
             error = _explained(reason, status)
-            trace = traceback.format_exc()
+            trace = "".join(traceback.format_exception(first or raised))
     return _record(
         command,
         identity,

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from hydra.utils import get_class, instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import Profiler
@@ -23,8 +24,9 @@ from omegaconf import DictConfig
 from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory, factory, mechanism
 from attentions.softmax.softmax import SoftmaxAttention
-from runners import devices
-from runners.analysis.analyses import add_analyses, check, undisturbed
+    if ranks.is_first():
+        _write_samples(run, trainer, model)
+        add_analyses(run, model, data)
 from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
@@ -35,7 +37,7 @@ from tasks.data import TaskData
 
 
 def measure(run: Run) -> None:
-    """Train, select a checkpoint on the validation rows, and test.
+    """Train, select a checkpoint on the validation rows, and test: here, or on ranks of its own.
 
     Each part is recorded before the next begins, which may fail.
     """
@@ -44,10 +46,14 @@ def measure(run: Run) -> None:
     attention = factory(config.attention)
     _check_patterns(config)
     device = devices.find(config.device)
+    size = launch.num_ranks(config)
+    if size > 1 and not ranks.joined():
+        return launch.start("train", run, size)
     data: TaskData = instantiate(config.task.data)
     data.num_workers = config.run.data_workers
-    data.prepare_data()
-    data.setup("fit")
+    with ranks.first_rank_first():
+        data.prepare_data()
+        data.setup("fit")
     torch.manual_seed(config.seed)
     build = instantiate(config.task.model, _partial_=True)
     model: Task = build(slots=AttentionSlots(attention, config.pattern), **data.facts)
@@ -69,15 +75,21 @@ def measure(run: Run) -> None:
     except (Diverged, UnsupportedStage):  # it would end the same way again
         _forget(run)
         raise
+<<<<<<< HEAD
     _write_samples(run, trainer, model)
     add_analyses(run, model, data)
+=======
+    if ranks.is_first():
+        add_analyses(run, model, data)
+>>>>>>> ranks
     add_step_times(run, trainer, model, data, build)
+    ranks.wait_for_all()  # who may still read the checkpoints
     _forget(run)
 
 
 def _forget(run: Run) -> None:
     """Remove the checkpoints, which nothing will need again."""
-    if not run.config.run.keep_checkpoints:
+    if ranks.is_first() and not run.config.run.keep_checkpoints:
         shutil.rmtree(run.folder, ignore_errors=True)
 
 
@@ -110,8 +122,16 @@ def _trainer(
                 strict=False,  # a stage of training without scores is not judged
             )
         )
-    given = {key: value for key, value in config.trainer.items() if value is not None}
-    settings = {**config.task.trainer, **given}
+    settings = launch.trainer_settings(config)
+    if not ranks.joined():
+        # Lightning would take a batch script of SLURM for one of its ranks.
+        settings["plugins"] = LightningEnvironment()
+    else:
+        if not isinstance(settings.get("devices"), list):  # `auto` is what was started
+            settings["devices"] = launch.num_ranks(config) // settings.get("num_nodes", 1)
+        if settings.get("strategy") in (None, "auto"):
+            # A mechanism may have weights that a pattern leaves unused.
+            settings["strategy"] = "ddp_find_unused_parameters_true"
     trainer = Trainer(
         accelerator=device.type,
         callbacks=callbacks,

@@ -185,8 +185,12 @@ class Task(LightningModule):
         return self
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """See `LightningModule.log`, which averages a tensor in the tensor's precision."""
-        value = value.double() if isinstance(value, Tensor) else value
+        """See `LightningModule.log`, which averages a tensor in the tensor's precision.
+
+        The mean is over all ranks, as that of a metric is.
+        """
+        if isinstance(value, Tensor):
+            value, kwargs = value.double(), {"sync_dist": True, **kwargs}
         super().log(name, value, *args, **kwargs)
 
     def loss(self, batch: Any) -> tuple[Tensor, Tensor | int]:

@@ -83,18 +83,28 @@ class EpochBatches(Sampler[Tensor]):
         return [torch.arange(self.num_rows)] if self.parts is None else self.parts(self.epoch)
 
     def _cut(self, rows: Tensor) -> list[Tensor]:
-        batches = list(rows.split(self.batch_size))
+        batch_size = self.batch_size
+        if not self.drop_last:  # evaluation: a rank without a batch would wait for the others
+            batch_size = min(batch_size, max(self.num_rows // _world_size(), 1))
+        batches = list(rows.split(batch_size))
         if self.drop_last and len(batches[-1]) < self.batch_size:
             batches.pop()
         return batches
 
     def _dealt(self, batches: list[Tensor]) -> list[Tensor]:
-        if not torch.distributed.is_initialized():
+        world_size = _world_size()
+        if world_size == 1:
             return batches
-        world_size = torch.distributed.get_world_size()
         if self.drop_last:  # training: every rank takes the same number of steps
             batches = batches[: len(batches) // world_size * world_size]
+        if len(batches) < world_size:
+            what = "training batches" if self.drop_last else "rows to evaluate on"
+            raise ValueError(f"{len(batches)} {what} are fewer than the {world_size} ranks")
         return batches[torch.distributed.get_rank() :: world_size]
+
+
+def _world_size() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def check_counts(**counts: int | None) -> None:

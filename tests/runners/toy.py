@@ -1,5 +1,10 @@
 """A task of a second: predict each token from the one three before it."""
 
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -44,13 +49,18 @@ class Toy(Task):
     backbone = "toy"
 
     def __init__(
-        self, slots: AttentionSlots, channels: int, lr: float, mishap: str | None = None
+        self,
+        slots: AttentionSlots,
+        channels: int,
+        lr: float,
+        mishap: str | None = None,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__(slots)
         self.embed = nn.Linear(channels, 16)
         self.position = nn.Parameter(0.1 * torch.randn(LENGTH, 16))
         self.attention = slots.build(
-            Pattern.CAUSAL_SELF, embed_dim=16, num_heads=2, dropout=0.1, max_len=LENGTH
+            Pattern.CAUSAL_SELF, embed_dim=16, num_heads=2, dropout=dropout, max_len=LENGTH
         )
         self.predict = nn.Linear(16, channels)
         self.lr = lr
@@ -86,14 +96,41 @@ def _run_out_of_memory() -> None:
 def _hang() -> None:
     import time
 
-    time.sleep(30)
+    time.sleep(300)
 
 
 def _die() -> None:
-    import os
-    import signal
-
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-MISHAPS = {"fail": _fail, "oom": _run_out_of_memory, "hang": _hang, "die": _die}
+def _on_rank_1(mishap: Callable[[], None]) -> Callable[[], None]:
+    return lambda: mishap() if os.environ.get("RANK") == "1" else None
+
+
+_calls = itertools.count(1)
+
+
+def _stop_once() -> None:
+    """In the tenth step of the first process that comes so far, for each rank."""
+    once = Path(os.environ["TOY_STOPPED"] + os.environ.get("RANK", ""))
+    if next(_calls) == 10 and not once.exists():
+        once.touch()
+        raise RuntimeError("stopped")
+
+
+def _say_so_and_hang() -> None:
+    Path(os.environ["TOY_STOPPED"]).touch()
+    _hang()
+
+
+MISHAPS = {
+    "fail": _fail,
+    "oom": _run_out_of_memory,
+    "hang": _hang,
+    "say so and hang": _say_so_and_hang,
+    "die": _die,
+    "fail on rank 1": _on_rank_1(_fail),
+    "die on rank 1": _on_rank_1(_die),
+    "hang on rank 1": _on_rank_1(_hang),
+    "stop once": _stop_once,
+}
