@@ -24,9 +24,8 @@ from omegaconf import DictConfig
 from attentions.base import Attention, Pattern, UnsupportedPattern
 from attentions.registry import AttentionFactory, factory, mechanism
 from attentions.softmax.softmax import SoftmaxAttention
-    if ranks.is_first():
-        _write_samples(run, trainer, model)
-        add_analyses(run, model, data)
+from runners import devices, launch, ranks
+from runners.analysis.analyses import add_analyses, check, undisturbed
 from runners.checkpoints import LAST, Checkpoints, resumable
 from runners.history import Divergence, History, check_finite
 from runners.run import Diverged, Run, UnsupportedStage
@@ -75,13 +74,9 @@ def measure(run: Run) -> None:
     except (Diverged, UnsupportedStage):  # it would end the same way again
         _forget(run)
         raise
-<<<<<<< HEAD
-    _write_samples(run, trainer, model)
-    add_analyses(run, model, data)
-=======
     if ranks.is_first():
+        _write_samples(run, trainer, model)
         add_analyses(run, model, data)
->>>>>>> ranks
     add_step_times(run, trainer, model, data, build)
     ranks.wait_for_all()  # who may still read the checkpoints
     _forget(run)
@@ -227,7 +222,8 @@ def _test(
         check_finite({extra["metric"]: extra["value"]}, f"test of step {step}")
         run.add(**{"comment": comment, **extra})
     directions = {**model.directions, **{e["metric"]: e.get("direction", "") for e in extras}}
-    lengths = {extra["metric"]: extra.get("seq_len") for extra in extras}  # those of groups of rows
+    # Of groups of rows; a score of all of them has none.
+    lengths = {e["metric"]: e.get("seq_len") for e in extras if e["metric"] not in scores}
     for rule, values in data.trivial_scores().items():
         for metric, value in values.items():
             fields: dict[str, Any] = {"split": "test", "seq_len": lengths.get(metric)}
