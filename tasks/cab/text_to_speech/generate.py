@@ -1,10 +1,10 @@
 """Generated speech in which what a token sounds like stands elsewhere in the text.
 
 A text is three letters, as many calls for an echo, and up to two rests; then, in random order,
-marks, which take no time: for each of the letters which tone it has, and for each of these tones
-which echo.
+marks, which take no time: for each of the letters which tone it has, for each of these tones which
+echo, and whose voice it is.
 
-    text     b d a  echo echo echo  rest  tone2echo1 b-tone3 a-tone2 tone3echo0 d-tone3 tone3echo0
+    text     b d a  echo echo echo  rest  tone2echo1 b-tone3 a-tone2 voice1 tone3echo0 ...
     speech   tone3 tone3 tone2  echo0 echo0 echo1  silence
 
 A letter's tone is found in the marks by the encoder. A decoder that writes frame by frame reads the
@@ -14,7 +14,8 @@ cross-attention nothing of the text is known. Pitch, energy and duration are tho
 itself.
 
 A frame is silence, and a bump at the place of its tone; an echo is a bump of half the height,
-with a second one at the edge.
+with a second one at the edge. The bins above are those of the voice, in what is not silence: they
+are soon learned, in one pass too, by whatever mixes the text.
 """
 
 from typing import NamedTuple
@@ -24,6 +25,7 @@ import numpy as np
 from tasks.cab.text_to_speech.audio import Spectrum
 
 LETTERS = TONES = ECHOES = 4
+VOICES = 2
 SPOKEN, MAX_RESTS = 3, 2
 FRAMES = 4
 """Of each token that is spoken."""
@@ -34,10 +36,11 @@ ECHO = FIRST_LETTER + LETTERS
 REST = ECHO + 1
 FIRST_TONE_MARK = REST + 1
 FIRST_ECHO_MARK = FIRST_TONE_MARK + LETTERS * TONES
-VOCAB_SIZE = FIRST_ECHO_MARK + TONES * ECHOES
+FIRST_VOICE_MARK = FIRST_ECHO_MARK + TONES * ECHOES
+VOCAB_SIZE = FIRST_VOICE_MARK + VOICES
 END = 1
 
-MAX_TOKENS = 4 * SPOKEN + MAX_RESTS + 1
+MAX_TOKENS = 4 * SPOKEN + MAX_RESTS + 2
 MAX_FRAMES = FRAMES * (2 * SPOKEN + MAX_RESTS)
 
 SPECTRUM = Spectrum(
@@ -45,6 +48,8 @@ SPECTRUM = Spectrum(
 )
 SILENCE, HEIGHT = -8.0, 8.0
 """In log-mels."""
+EDGE, VOICE_BINS = 13, 3
+"""The bin in which an echo is heard too; behind it, those of each voice."""
 ENVELOPE = np.array([0.7, 1.0, 0.9, 0.6])
 """Of a token."""
 
@@ -87,7 +92,9 @@ def generate(num_rows: int, seed: int) -> Speech:
     marks = np.hstack(
         [FIRST_TONE_MARK + letters * TONES + tones, FIRST_ECHO_MARK + tones * ECHOES + echoes]
     )
-    marks = np.take_along_axis(marks, shuffled(2 * SPOKEN), axis=1)
+    voices = generator.integers(0, VOICES, size=(num_rows, 1))
+    marks = np.hstack([marks, FIRST_VOICE_MARK + voices])
+    marks = np.take_along_axis(marks, shuffled(2 * SPOKEN + 1), axis=1)
 
     said = FIRST_LETTER + letters
     called = np.full((num_rows, SPOKEN), ECHO)
@@ -100,9 +107,12 @@ def generate(num_rows: int, seed: int) -> Speech:
 
     tone = _bumps(tones, HEIGHT)
     echo = _bumps(echoes, HEIGHT / 2)
-    echo[..., -1] += HEIGHT / 2
+    echo[..., EDGE] += HEIGHT / 2
+    first = EDGE + 1 + VOICE_BINS * voices[..., None]
+    bins = np.arange(SPECTRUM.num_mels)
+    voice = HEIGHT * ((bins >= first) & (bins < first + VOICE_BINS))
     rest = np.zeros((num_rows, MAX_RESTS, SPECTRUM.num_mels))
-    sounds = np.concatenate([tone, echo, rest], axis=1)[is_there[:, :first_mark]]
+    sounds = np.concatenate([tone + voice, echo + voice, rest], axis=1)[is_there[:, :first_mark]]
     mels = SILENCE + sounds[:, None] * ENVELOPE[:, None]  # (spoken tokens, FRAMES, F)
     return Speech(
         tokens,
@@ -117,7 +127,7 @@ def generate(num_rows: int, seed: int) -> Speech:
 
 def _bumps(places: np.ndarray, height: float) -> np.ndarray:
     """Bumps (rows, SPOKEN, F), each alone in its third of a handful of bins."""
-    centres = 2 + 4 * places[..., None]
+    centres = 2 + 3 * places[..., None]
     return height * np.exp(-((np.arange(SPECTRUM.num_mels) - centres) ** 2) / 2)
 
 
