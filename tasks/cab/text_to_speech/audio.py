@@ -97,8 +97,8 @@ class Spectrum:
 
     @cached_property
     def window(self) -> Tensor:
-        """Of Hann, periodic."""
-        return torch.hann_window(self.window_len)
+        """Of Hann, periodic, in float64."""
+        return torch.hann_window(self.window_len, dtype=torch.float64)
 
     def transform(self, waveform: Tensor) -> Tensor:
         """Complex spectra (T, window_len // 2 + 1) of samples (L,): T = L // hop_len + 1.
@@ -174,11 +174,12 @@ class Vocoder:
             turns: The phases that the search begins with, likewise, in full turns.
         """
         spectrum = self.spectrum
-        weights = spectrum.overlap_add(spectrum.window.square().expand(len(magnitudes), -1))
+        window = spectrum.window.float()
+        weights = spectrum.overlap_add(window.square().expand(len(magnitudes), -1))
         angles = torch.polar(torch.ones_like(magnitudes), (2 * math.pi * turns).float())
         for iteration in range(self.num_iterations + 1):
             frames = torch.fft.irfft(magnitudes * angles, n=spectrum.window_len)
-            waveform = spectrum.overlap_add(frames * spectrum.window) / weights
+            waveform = spectrum.overlap_add(frames * window) / weights
             if iteration < self.num_iterations:
                 angles = spectrum.transform(waveform).sgn()
         return waveform

@@ -339,8 +339,8 @@ class TextToSpeechData(TaskData):
                 (EVAL_ROWS, TEST_SEED),
             )
         ]
-        mean = torch.from_numpy(drawn[0].mels.mean(axis=0))
-        deviation = torch.from_numpy(drawn[0].mels.std(axis=0))
+        mean = torch.from_numpy(drawn[0].mels.mean(axis=0, dtype=np.float64)).float()
+        deviation = torch.from_numpy(drawn[0].mels.std(axis=0, dtype=np.float64)).float()
         self.train, self.validation, self.test = (
             Utterances(
                 Ragged(speech.tokens, speech.num_tokens.cumsum()),
