@@ -12,8 +12,8 @@ from torch.nn.utils import get_total_norm
 from runners import ranks
 from runners.run import Diverged
 
-RANK_SEEDS = 2**53
-"""The distance of the seeds of two ranks; those of runs and epochs are smaller."""
+RANK_SEEDS = 2_654_435_761
+"""The distance of the seeds of two ranks. Odd, as torch takes 32 bits of a seed on the CPU."""
 CHECK_EVERY = 100
 """Steps between two looks at whether the run has diverged: a look waits for the device."""
 

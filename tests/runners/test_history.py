@@ -112,3 +112,18 @@ def test_the_peak_memory_is_that_of_the_training_parts(monkeypatch: pytest.Monke
     resumed.load_state_dict(history.state_dict())
     assert resumed.peak_bytes == 500
     assert len(resumed.step_times_s) == 4  # validation is no part of a step
+
+
+def test_ranks_draw_different_numbers_and_one_rank_the_same_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dropout would else drop the same on all ranks."""
+
+    def drawn(rank: int, epoch: int) -> float:
+        monkeypatch.setattr("runners.ranks.rank", lambda: rank)
+        History(3, frozenset()).reseed(epoch)
+        return float(torch.rand(()))
+
+    numbers = [drawn(rank, epoch) for rank in range(4) for epoch in range(3)]
+    assert len(set(numbers)) == len(numbers)
+    assert drawn(2, 1) == numbers[7]

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tasks.cab.summarization.documents import END, SPECIAL, Documents, Ragged
 from tasks.cab.summarization.generate import LONGEST, generate, generated_tokenizer
 from tasks.cab.summarization.rouge import METRICS, rouge_f1
-from tasks.data import TaskData, check_counts
+from tasks.data import TEST_SEED, VALIDATION_SEED, TaskData, check_counts
 from tasks.rules.tokens import frequencies
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
@@ -120,8 +120,8 @@ class SummarizationData(TaskData):
             )
         self.tokenizer = tokenizer = generated_tokenizer()
         splits = []
-        # The evaluation rows are the same for every seed, and never those of training.
-        for num_rows, seed in (self.num_train, self.seed + 2), (EVAL_ROWS, 0), (EVAL_ROWS, 1):
+        evaluation = (EVAL_ROWS, VALIDATION_SEED), (EVAL_ROWS, TEST_SEED)
+        for num_rows, seed in (self.num_train, self.seed), *evaluation:
             sources, targets = generate(num_rows, seed)
             texts = tokenizer.decode_batch(targets.tokens.view(num_rows, -1).tolist())
             splits.append(Documents(sources, targets, tokenizer, texts if splits else None))
