@@ -46,7 +46,7 @@ def seconds(call: Callable[[], object], turns: int = TURNS) -> float:
 
 def scoring() -> None:
     """Time the alignment and the scores of speech as long as a clip."""
-    table = np.random.default_rng(0).random((1, FRAMES, FRAMES))
+    table = np.random.default_rng(0).random((FRAMES, FRAMES))
     took = seconds(lambda: align(table))
     print(f"align {FRAMES} x {FRAMES} frames: {took:.3f} s (at most 0.1)")
     clip = np.random.default_rng(0).standard_normal(22_050 * 7).astype(np.float32)

@@ -1,7 +1,8 @@
 """How far synthesised speech is from a reference: mel-cepstral and mel-spectral distortion.
 
 Source: fairseq's `examples/speech_synthesis/evaluation/eval_sp.py`, whose figures CAB reports;
-Weiss et al., "Wave-Tacotron", ICASSP 2021, arXiv:2011.03568. The features are torchaudio's.
+Weiss et al., "Wave-Tacotron", ICASSP 2021, arXiv:2011.03568. The features are as torchaudio's; the
+filters and the alignment are librosa's.
 CAB divides the sum of all costs by the number of synthesised frames, so longer speech has a lower
 score. What else it can be divided by is told too.
 """
@@ -14,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.cab.text_to_speech.audio import mel_filters
-
 WINDOW_S, HOP_S = 0.05, 0.0125
 MIN_HZ, NUM_MELS, NUM_CEPSTRA, OFFSET = 20.0, 80, 13, 1e-6
+STEPS = np.array([[0, 1], [1, 1], [1, 0]])
+"""Of an alignment, rows and columns; of equals the first is taken."""
 
 
 class Distortions(NamedTuple):
@@ -45,8 +46,8 @@ def distortions(reference: np.ndarray, synthesised: np.ndarray, sample_rate: int
     expected, actual = (
         log_mels(waveform, sample_rate) for waveform in (reference, synthesised)
     )  # (frames, NUM_MELS)
-    tables = [distances(expected @ _cosines(), actual @ _cosines()), distances(expected, actual)]
-    (mcd, msd), (mcd_path, msd_path) = (values.tolist() for values in align(np.stack(tables)))
+    mcd, mcd_path = align(distances(expected @ _cosines(), actual @ _cosines()))
+    msd, msd_path = align(distances(expected, actual))
     return Distortions(mcd, msd, mcd_path, msd_path, len(actual), len(expected))
 
 
@@ -64,9 +65,12 @@ def log_mels(waveform: np.ndarray, sample_rate: int) -> Tensor:
 
 @cache
 def _filters(sample_rate: int, window_len: int) -> Tensor:
-    return mel_filters(
-        sample_rate, window_len, NUM_MELS, MIN_HZ, sample_rate / 2, slaney=False
-    ).double()
+    import librosa
+
+    filters = librosa.filters.mel(
+        sr=sample_rate, n_fft=window_len, n_mels=NUM_MELS, fmin=MIN_HZ, htk=True, norm=None
+    )
+    return torch.from_numpy(filters).double()
 
 
 @cache
@@ -83,29 +87,16 @@ def distances(expected: Tensor, actual: Tensor) -> np.ndarray:
     return (torch.cdist(expected, actual) / math.sqrt(expected.shape[1])).numpy()
 
 
-def align(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cheapest paths through tables (K, M, N) from corner to corner: costs and lengths, (K,).
+def align(table: np.ndarray) -> tuple[float, int]:
+    """The cheapest path through a table (M, N) from corner to corner: its cost and its length.
 
     Steps go to the next row, the next column or both, and all weigh alike. Of paths that cost the
-    same it is the one that, from its end, goes back a column where it can, else both.
+    same it is the one that, from its end, goes back a column where it can, else both. Through what
+    is not finite there is none, and the cost is NaN.
     """
-    num_tables, num_rows, num_columns = tables.shape
-    # Cells of an anti-diagonal do not need each other. Each is made a line, ordered by the row of
-    # the cell; what no path takes stands beside the table, and before the first cell of a line.
-    num_lines = num_rows + num_columns - 1
-    lines = np.full((num_lines, num_tables, num_rows), np.inf)
-    rows = np.arange(num_rows)[:, None]
-    lines[rows + np.arange(num_columns), :, rows] = tables.transpose(1, 2, 0)
-    costs = np.full((3, num_tables, num_rows + 1), np.inf)
-    lengths = np.zeros((3, num_tables, num_rows + 1), dtype=np.int64)
-    costs[0, :, 1], lengths[0, :, 1] = lines[0, :, 0], 1
-    for line in range(1, num_lines):
-        new, last, before = line % 3, (line - 1) % 3, (line - 2) % 3
-        column, both, row = costs[last, :, 1:], costs[before, :, :-1], costs[last, :, :-1]
-        least = np.minimum(column, both)
-        steps = np.where(column <= both, lengths[last, :, 1:], lengths[before, :, :-1])
-        lengths[new, :, 1:] = np.where(least <= row, steps, lengths[last, :, :-1]) + 1
-        np.minimum(least, row, out=costs[new, :, 1:])
-        costs[new, :, 1:] += lines[line]
-    end = (num_lines - 1) % 3
-    return costs[end, :, -1], lengths[end, :, -1]
+    import librosa
+
+    if not np.isfinite(table).all():
+        return math.nan, sum(table.shape) - 1
+    costs, path = librosa.sequence.dtw(C=table, step_sizes_sigma=STEPS)
+    return float(costs[-1, -1]), len(path)

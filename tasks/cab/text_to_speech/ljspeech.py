@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from tasks.cache import cache_folder, publish
 from tasks.prepared import Item, Prepared, Unusable, prepare
 
 NAME, NUM_CLIPS = "LJSpeech", 13_100
-VERSION, ALIGNMENT_VERSION = 1, 1
+VERSION, ALIGNMENT_VERSION = 2, 1
 SPLITS = ("official", "ratio", "auto")
 OFFICIAL = {"LJ001": "test", "LJ002": "test", "LJ003": "validation"}
 """The split of a chapter, after FastSpeech; the others are for training."""
@@ -67,15 +66,9 @@ def read(
 
     Raises:
         FileNotFoundError: If the metadata or the folder of TextGrids is not there.
-        ModuleNotFoundError: If what reads recordings, or what makes phonemes, is not installed.
+        ModuleNotFoundError: If what makes phonemes is not installed.
         ValueError: If nothing can be used.
     """
-    for package in ("soundfile", "soxr"):
-        if find_spec(package) is None:
-            raise ModuleNotFoundError(
-                f"recordings are read with {package}, which is not installed: "
-                "pip install 'attnbench[speech]'"
-            )
     if textgrids is None:
         text.check(options.text)
     elif not textgrids.is_dir():
@@ -177,8 +170,8 @@ def prepare_clip(item: Item, options: Options) -> Mapping[str, np.ndarray]:
 
 def _load(wav: Path, sample_rate: int) -> tuple[np.ndarray, int]:
     """The samples, float32 (L,), at the wanted rate; and the rate that they had."""
+    import librosa
     import soundfile
-    import soxr
 
     with wav.open("rb") as file:  # an OSError of its own, which soundfile's is not
         try:
@@ -189,7 +182,7 @@ def _load(wav: Path, sample_rate: int) -> tuple[np.ndarray, int]:
     if not np.isfinite(samples).all():
         raise Unusable(f"{wav}: some samples are no numbers")
     if rate != sample_rate:
-        samples = soxr.resample(samples, rate, sample_rate)
+        samples = librosa.resample(samples, orig_sr=rate, target_sr=sample_rate)
     return samples, rate
 
 

@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tasks.cab.text_to_speech.audio import Spectrum, Vocoder, mel_filters
+from tasks.cab.text_to_speech.audio import Spectrum, Vocoder
 from tasks.cab.text_to_speech.distortion import align, distortions, log_mels
-from tasks.cab.text_to_speech.pitch import energy, pitch, yin
+from tasks.cab.text_to_speech.pitch import energy, pitch
+
+compiles = pytest.mark.slow
+"""What librosa compiles when a machine first uses it takes half a minute."""
 
 RATE = 8000
 SMALL = Spectrum(
@@ -32,17 +35,6 @@ def vocoder(spectrum: Spectrum = SMALL) -> Vocoder:
     return Vocoder(spectrum, torch.zeros(spectrum.num_mels), torch.ones(spectrum.num_mels))
 
 
-@pytest.mark.slow  # to import it
-def test_filters_are_those_of_librosa() -> None:
-    import librosa.filters  # not what librosa compiles when it is first used
-
-    slaney = librosa.filters.mel(sr=22_050, n_fft=1024, n_mels=80, fmin=20, fmax=8000)
-    htk = librosa.filters.mel(sr=22_050, n_fft=1102, n_mels=80, fmin=20, htk=True, norm=None)
-    assert_close(Spectrum().filters.numpy(), slaney, rtol=1e-6, atol=1e-9)
-    ours = mel_filters(22_050, 1102, 80, 20.0, 11_025.0, slaney=False)
-    assert_close(ours.numpy(), htk, rtol=1e-6, atol=1e-7)
-
-
 def test_a_log_mel_is_the_logarithm_of_filtered_magnitudes() -> None:
     samples = torch.from_numpy(noise(1000))
     window = torch.hann_window(128)
@@ -53,19 +45,26 @@ def test_a_log_mel_is_the_logarithm_of_filtered_magnitudes() -> None:
     assert (SMALL.log_mel(torch.zeros(1000)) == math.log(1e-5)).all()
 
 
+@compiles
 def test_speech_comes_from_magnitudes_as_griffin_and_lim_say() -> None:
-    generator = torch.Generator().manual_seed(0)
-    magnitudes, turns = torch.rand(2, 20, 65, generator=generator)
+    mel = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    inverse = torch.linalg.pinv(SMALL.filters.double()).float()
+    magnitudes = (mel.exp() @ inverse.mT).clamp(min=0).mT
+    turns = torch.from_numpy(np.random.default_rng(3).random((65, 20)))
     window = torch.hann_window(128)
-    expected, angles = None, torch.polar(torch.ones(20, 65), 2 * math.pi * turns)
+    expected, angles = (
+        torch.empty(0),
+        torch.polar(torch.ones(65, 20), (2 * math.pi * turns).float()),
+    )
     for _ in range(33):
-        expected = torch.istft((magnitudes * angles).mT, 128, 32, window=window)
-        rebuilt = torch.stft(expected, 128, 32, window=window, return_complex=True).mT
-        angles = rebuilt / rebuilt.abs()
+        expected = torch.istft(magnitudes * angles, 128, 32, window=window)
+        rebuilt = torch.stft(expected, 128, 32, window=window, return_complex=True)
+        angles = rebuilt.sgn()
     # Thirty-two times through a search that is not convex, in float32.
-    assert_close(vocoder().speak(magnitudes, turns), expected, rtol=1e-3, atol=1e-3)
+    assert_close(vocoder().waveform(mel, seed=3), expected.numpy(), rtol=1e-3, atol=1e-3)
 
 
+@compiles
 def test_speech_has_the_spectrum_it_was_made_of_and_its_seed_decides() -> None:
     mel = SMALL.log_mel(torch.from_numpy(tone(200) + 0.01 * noise(4000)))
     spoken = vocoder().waveform(mel, seed=3)
@@ -78,6 +77,16 @@ def test_speech_has_the_spectrum_it_was_made_of_and_its_seed_decides() -> None:
     assert_close(moved.waveform((mel + 2) / 4, seed=3), spoken, rtol=1e-2, atol=1e-2)
 
 
+@compiles
+def test_what_is_louder_than_any_number_is_no_speech_and_no_error() -> None:
+    mel = torch.zeros(20, 12)
+    for loudness in (80.0, 1e4):  # of the first float32 holds the exponential
+        mel[3] = loudness
+        found = distortions(noise(608), vocoder().waveform(mel, seed=0), RATE)
+        assert np.isfinite(found.mcd) == (loudness < 100)
+
+
+@compiles
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 4])
 def test_a_few_frames_are_spoken_and_scored(num_frames: int) -> None:
     spoken = vocoder().waveform(torch.zeros(num_frames, 12), seed=0)
@@ -103,18 +112,32 @@ def cheapest(table: np.ndarray) -> tuple[float, int]:
     return costs[-1, -1], lengths[-1, -1]
 
 
+@compiles
 @pytest.mark.parametrize("shape", [(1, 1), (1, 6), (6, 1), (5, 9), (9, 5), (12, 12)])
 @pytest.mark.parametrize("has_ties", [False, True])
 def test_alignments_are_the_cheapest(shape: tuple[int, int], has_ties: bool) -> None:
-    generator = np.random.default_rng(0)
-    tables = generator.random((3, *shape))
-    tables = np.round(2 * tables) if has_ties else tables
-    costs, lengths = align(tables)
-    expected = [cheapest(table) for table in tables]
-    assert_close(costs.tolist(), [cost for cost, _ in expected], rtol=1e-12, atol=1e-12)
-    assert lengths.tolist() == [length for _, length in expected]
+    table = np.random.default_rng(0).random(shape)
+    table = np.round(2 * table) if has_ties else table
+    cost, length = align(table)
+    assert_close(cost, cheapest(table)[0], rtol=1e-12, atol=1e-12)
+    assert length == cheapest(table)[1]
 
 
+@compiles
+def test_log_mels_are_of_triangles_of_height_one_on_the_scale_of_htk() -> None:
+    low, high = 2595 * np.log10(1 + np.array([20, 4000]) / 700)
+    edges = 700 * (10 ** (np.linspace(low, high, 82) / 2595) - 1)
+    bins = np.linspace(0, 4000, 201)
+    filters = [np.interp(bins, edges[i : i + 3], [0, 1, 0]) for i in range(80)]
+    samples = torch.from_numpy(noise(1000)).double()
+    window = torch.hann_window(400, dtype=torch.float64)
+    spectrum = torch.stft(samples, 400, 100, window=window, return_complex=True)
+    expected = np.log(np.array(filters) @ spectrum.abs().square().numpy() + 1e-6).T
+    # The filters are float32.
+    assert_close(log_mels(noise(1000), RATE).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@compiles
 def test_distortions_are_root_mean_squares_along_the_path() -> None:
     first, second = noise(4000), noise(3500, seed=1)
     expected, actual = log_mels(first, RATE).numpy(), log_mels(second, RATE).numpy()
@@ -132,6 +155,7 @@ def test_distortions_are_root_mean_squares_along_the_path() -> None:
     assert (found.reference_frames, found.synthesised_frames) == (41, 36)
 
 
+@compiles
 def test_a_recording_is_not_far_from_itself_and_nan_stays() -> None:
     recording = noise(4000)
     assert_close(distortions(recording, recording, RATE)[:2], (0.0, 0.0), rtol=0, atol=1e-5)
@@ -140,22 +164,25 @@ def test_a_recording_is_not_far_from_itself_and_nan_stays() -> None:
     assert np.isnan(distortions(recording, broken, RATE)[:2]).all()
 
 
+@compiles
 @pytest.mark.parametrize("hertz", [90.0, 123.4, 200.0, 437.0])
 def test_the_pitch_of_a_tone_is_found(hertz: float) -> None:
-    found, unlikeness = yin(tone(hertz), RATE, 32)
+    found = pitch(tone(hertz), SMALL)
     inner = slice(10, -10)  # frames at the ends are partly empty
     assert len(found) == 4000 // 32 + 1
-    assert_close(found[inner], np.full(len(found), hertz)[inner], rtol=5e-3, atol=0)
-    assert (unlikeness[inner] < 0.05).all()
+    assert_close(found[inner], np.full_like(found, hertz)[inner], rtol=1e-2, atol=0)
 
 
+@compiles
 def test_pitch_is_drawn_on_through_what_has_none() -> None:
     parts = [tone(100), 0.3 * noise(2000), tone(200)]
     found = pitch(np.concatenate(parts), SMALL)
     assert_close(found[10], np.float32(100), rtol=1e-2, atol=0)
     assert_close(found[-10], np.float32(200), rtol=1e-2, atol=0)
     unvoiced = found[(4000 + 200) // 32 : (6000 - 200) // 32]
-    assert ((unvoiced > 99) & (unvoiced < 201)).all()
+    slopes = np.diff(unvoiced)
+    assert_close(slopes, np.full_like(slopes, slopes[0]), rtol=1e-3, atol=1e-3)
+    assert abs(unvoiced[len(unvoiced) // 2] - 150) < 20  # its ends lie in both sounds
     assert not pitch(np.zeros(2000, dtype=np.float32), SMALL).any()
 
 

@@ -1,6 +1,5 @@
 """Spoken texts: what is generated, and LJSpeech from files good and bad."""
 
-import importlib.util
 import struct
 import wave
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tasks.cab.text_to_speech import alignment, ljspeech, text, textgrid
+from attentions.base import Unavailable
+from tasks.cab.text_to_speech import alignment, audio, ljspeech, text, textgrid
 from tasks.cab.text_to_speech import data as data_module
 from tasks.cab.text_to_speech.audio import Spectrum
 from tasks.cab.text_to_speech.data import END, TextToSpeechData, Utterances, token_means
@@ -23,6 +23,9 @@ RATE = 8000
 SMALL = {"sample_rate": RATE, "num_mels": 12, "window_len": 128, "hop_len": 80, "max_hz": 4000.0}
 SOUNDS = {letter: 300.0 + 450.0 * place for place, letter in enumerate("abcdef")} | {" ": 0.0}
 """What the letters of the written test language sound like, in Hz."""
+
+compiles = pytest.mark.slow
+"""For speech, pitch and resampling librosa compiles, at its first use, for half a minute."""
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +110,7 @@ def test_generated_rows_are_normalised_by_the_training_rows_and_seeded() -> None
     assert not np.array_equal(data.test.tokens.values, data.validation.tokens.values)
 
 
+@compiles
 def test_the_mean_frame_is_scored_as_a_model_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_module, "EVAL_ROWS", 8)
     data = generated()
@@ -159,6 +163,7 @@ def recorded(folder: Path, **settings: Any) -> TextToSpeechData:
     return data
 
 
+@compiles
 def test_ljspeech_is_read_with_its_official_split(tmp_path: Path) -> None:
     data = recorded(write_ljspeech(tmp_path))
     assert data.dataset == "LJSpeech-sample"
@@ -180,6 +185,7 @@ def test_ljspeech_is_read_with_its_official_split(tmp_path: Path) -> None:
     assert 4 < high < 7
 
 
+@compiles
 def test_durations_learnt_are_those_spoken(tmp_path: Path) -> None:
     data = recorded(write_ljspeech(tmp_path))
     errors = []
@@ -193,6 +199,7 @@ def test_durations_learnt_are_those_spoken(tmp_path: Path) -> None:
     assert np.mean(errors) < 1  # frames
 
 
+@compiles
 def test_what_is_prepared_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = recorded(write_ljspeech(tmp_path))
 
@@ -218,6 +225,7 @@ def test_without_durations_nothing_is_made_for_them(
     assert batch.mels.any()
 
 
+@compiles
 def test_what_cannot_be_used_is_left_out_and_named(tmp_path: Path) -> None:
     bad = {
         "line1": "LJ001-0000|one field is missing",
@@ -255,9 +263,10 @@ def test_what_cannot_be_used_is_left_out_and_named(tmp_path: Path) -> None:
 def test_nothing_that_can_be_used_is_an_error(tmp_path: Path) -> None:
     write_ljspeech(tmp_path)
     with pytest.raises(ValueError, match=r"none of 20 items can be used: .*max_target_len is 3"):
-        recorded(tmp_path, max_target_len=3)
+        recorded(tmp_path, max_target_len=3, needs_durations=False)
 
 
+@compiles
 def test_recordings_of_another_rate_are_resampled_and_it_is_said_once(tmp_path: Path) -> None:
     write_ljspeech(tmp_path)
     twice = speak(TRANSCRIPTS[3], frames=7, rate=2 * RATE)
@@ -310,6 +319,7 @@ def write_grid(file: Path, phones: list[tuple[float, float, str]] = PHONES) -> P
     return file
 
 
+@compiles
 def test_phonemes_and_durations_come_from_textgrids(tmp_path: Path) -> None:
     write_ljspeech(tmp_path)
     for wav in (tmp_path / "wavs").iterdir():
@@ -368,10 +378,10 @@ def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(text, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match="pip install phonemizer; apt install espeak-ng"):
         recorded(tmp_path, text="phonemes")
-    monkeypatch.setattr(ljspeech, "find_spec", lambda _: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'attnbench\[speech\]'"):
-        recorded(tmp_path)
-    assert importlib.util.find_spec("soundfile")
+    monkeypatch.setattr(audio, "find_spec", lambda _: None)
+    for source in (str(tmp_path), "generated"):
+        with pytest.raises(Unavailable, match=r"pip install 'attnbench\[speech\]'"):
+            recorded(tmp_path, source=source)
 
 
 def test_a_part_of_the_data_set_is_split_by_ratio() -> None:
@@ -393,4 +403,4 @@ def test_float_wavs_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     wav = tmp_path / "wavs" / "LJ001-0000.wav"
     wav.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
     with pytest.warns(UserWarning, match=r"LJ001-0000.wav: some samples are no numbers"):
-        recorded(tmp_path)
+        recorded(tmp_path, needs_durations=False)
