@@ -227,7 +227,7 @@ def test_never_and_below_in_the_table() -> None:
         ["dear", "never (to 2,048)"],
     ]
     assert fits.header[-2:] == ["noncausal self, CAB|time", "noncausal self, CAB|memory"]
-    assert list(fits.lines[0]) == ["abc", "1,000", "1,877", "70"]
+    assert list(fits.lines[0]) == ["abc", "1,000", "1,877ᵐ", "70ˡ"]
     assert ["softmax", "forward, time", "1.00×", "1.00×", "1.00×", "1.00×"] in ratios.lines
 
 
