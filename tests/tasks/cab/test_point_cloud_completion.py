@@ -15,21 +15,23 @@ from torch.testing import assert_close
 from attentions.base import Pattern, UnsupportedPattern
 from tasks.cab.point_cloud_completion import generate as axles
 from tasks.cab.point_cloud_completion.data import CompletionData, resample
-from tasks.metrics.chamfer import cloud_scores
+from tasks.metrics.chamfer import chamfer_l1, cloud_scores
 from tests.tasks.building import build_data, build_model, quiet_trainer
 
 TINY, PAPER = "point_cloud_completion/tiny", "point_cloud_completion/paper"
 NS = Pattern.NONCAUSAL_SELF
+NUM_STEPS = 150
+"""In which two scans are nearly learnt by heart."""
 SMALL: dict[str, Any] = {
     "embed_dim": 32,
     "num_heads": 2,
     "ffn_dim": 32,
     "num_encoder_layers": 1,
     "num_decoder_layers": 1,
-    "num_grouped": [64, 32],
+    "num_grouped": [32, 16],
     "num_neighbours": 8,
     "group_dim": 32,
-    "num_queries": 32,
+    "num_queries": 16,
     "fold": 2,
     "fold_dim": 32,
     "global_dim": 64,
@@ -277,29 +279,34 @@ def test_the_first_test_rows_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_of_two_real_scans_falls(real_data: Path, tmp_path: Path) -> None:
+def test_two_real_scans_are_nearly_learnt_by_heart(real_data: Path, tmp_path: Path) -> None:
     data = build_data(
         PAPER,
         source=str(real_data / "pcn_like"),
         cache_dir=str(tmp_path),
-        num_scan_points=256,
+        num_scan_points=64,
         batch_size=4,
     )
     assert [len(rows) for rows in (data.train, data.validation, data.test)] == [24, 4, 4]
-    model = build_model(PAPER, data, "softmax", NS, lr=5e-3, norm_momentum=0.1, **SMALL)
+    model = build_model(PAPER, data, "softmax", NS, norm_momentum=0.1, **SMALL)
     batch = data.train[torch.arange(2)]
-    kept = torch.arange(0, 16_384, 64)
-    batch = batch._replace(complete=batch.complete[:, kept])
-    optimizer = model.configure_optimizers()[0][0]
+    # As many points as are predicted, so that each can be met; what is copied of the scan, whose
+    # distance nothing can learn, is left out.
+    num_predicted = SMALL["num_queries"] * SMALL["fold"] ** 2
+    whole = batch.complete[:, torch.arange(0, 16_384, 16_384 // num_predicted)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, NUM_STEPS)
     losses = []
-    for _ in range(150):
-        loss, _ = model.loss(batch)
+    for _ in range(NUM_STEPS):
+        loss = chamfer_l1(model.complete(batch.scan)[1][:, :num_predicted], whole).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
-    # It cannot come to zero: the scan is copied, and 64 coarse points stand for 256. Seen: 0.41.
-    assert losses[-1] < 0.5 * losses[0]
+    # A Chamfer distance has local minima, where one predicted point stands between two, so that it
+    # comes near zero but not to it. Seen: 0.10, and 0.06 with 128 points in 300 steps.
+    assert losses[-1] < 0.15 * losses[0]
 
 
 @pytest.mark.slow
