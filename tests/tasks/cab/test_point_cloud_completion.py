@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from attentions.base import Pattern, UnsupportedPattern
+from runners.history import History
 from tasks.cab.point_cloud_completion import generate as axles
 from tasks.cab.point_cloud_completion.data import CompletionData, resample
 from tasks.metrics.chamfer import chamfer_l1, cloud_scores
@@ -278,6 +279,25 @@ def test_the_first_test_rows_are_drawn(tmp_path: Path) -> None:
             assert (cloud < 200).any()
 
 
+def test_training_goes_on_as_if_it_had_not_been_interrupted(folder: Path, tmp_path: Path) -> None:
+    def trained(epochs: int, ckpt_path: Path | None = None) -> tuple[nn.Module, Any]:
+        torch.manual_seed(0)
+        data = load(folder)
+        model = build_model(PAPER, data, "softmax", NS, **SMALL)
+        callbacks = [History(0, frozenset())]
+        trainer = quiet_trainer(max_epochs=epochs, limit_val_batches=0, callbacks=callbacks)
+        data.first_epoch = 0 if ckpt_path is None else 1
+        trainer.fit(model, data, ckpt_path=ckpt_path)
+        return model, trainer
+
+    whole, _ = trained(2)
+    _, trainer = trained(1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, _ = trained(2, tmp_path / "last.ckpt")
+    for name, value in whole.state_dict().items():  # the means of batch norm are among them
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
 @pytest.mark.slow
 def test_two_real_scans_are_nearly_learnt_by_heart(real_data: Path, tmp_path: Path) -> None:
     data = build_data(
@@ -304,8 +324,7 @@ def test_two_real_scans_are_nearly_learnt_by_heart(real_data: Path, tmp_path: Pa
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-    # A Chamfer distance has local minima, where one predicted point stands between two, so that it
-    # comes near zero but not to it. Seen: 0.10, and 0.06 with 128 points in 300 steps.
+    # It does not come to zero in so many steps. Seen: 0.10, and 0.06 with 128 points in 300 steps.
     assert losses[-1] < 0.15 * losses[0]
 
 
@@ -319,6 +338,7 @@ def test_tiny_needs_attention() -> None:
         trainer.fit(model, data)
         return trainer.test(model, data, verbose=False)[0]["cd_l1"]
 
-    # Seen with seed 0: 11.5 with softmax, in both patterns the same model, and 18.6 without.
+    # Seen with seed 0: 11.5 with softmax, in both patterns the same model, and 18.6 without. Of
+    # softmax alone, 16.9 and 13.7 with seeds 1 and 2.
     assert score("softmax", NS) < 14
     assert score("none", Pattern.NONCAUSAL_CROSS) > 15.5
