@@ -324,7 +324,7 @@ def test_two_real_scans_are_nearly_learnt_by_heart(real_data: Path, tmp_path: Pa
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-    # It does not come to zero in so many steps. Seen: 0.10, and 0.06 with 128 points in 300 steps.
+    # It does not come to zero in so many steps. Seen: 0.08, and 0.06 with 128 points in 300 steps.
     assert losses[-1] < 0.15 * losses[0]
 
 
