@@ -136,6 +136,7 @@ BOUNDS = {
     "label_len": Count,
     "min_summary_len": Count,
     "num_distractors": Count,
+    "num_graph_layers": Count,
     "horizon": Size,
     "warmup_steps": Size,
     "lr": Positive,

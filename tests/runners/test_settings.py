@@ -2,6 +2,7 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from attentions.registry import CONF, names
@@ -9,9 +10,13 @@ from runners.list import _choices
 from runners.settings import SettingError, check
 
 
-def checked(command: str, *overrides: str) -> None:
+def composed(command: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        check(command, compose(command, list(overrides)))
+        return compose(command, list(overrides))
+
+
+def checked(command: str, *overrides: str) -> None:
+    check(command, composed(command, *overrides))
 
 
 COUNT, SHARE, TEXT = "a positive integer", "a positive number", "a name"
@@ -82,7 +87,9 @@ def test_every_mechanism_can_have_its_own_settings(name: str) -> None:
 
 @pytest.mark.parametrize("name", _choices("task"))
 def test_every_task_can_have_its_own_settings(name: str) -> None:
-    checked("train", f"task={name}", "task.data.source=somewhere", "trainer.precision=bf16-mixed")
+    data = composed("train", f"task={name}").task.data
+    chosen = [f"task.data.{key}=somewhere" for key in data if OmegaConf.is_missing(data, key)]
+    checked("train", f"task={name}", *chosen, "trainer.precision=bf16-mixed")
 
 
 def test_an_image_may_have_no_distractors() -> None:

@@ -13,23 +13,26 @@ from torch import nn
 from torch.testing import assert_close
 
 from attentions.base import Pattern, UnsupportedPattern
+from runners.history import History
 from tasks.cab.point_cloud_completion import generate as axles
 from tasks.cab.point_cloud_completion.data import CompletionData, resample
-from tasks.metrics.chamfer import cloud_scores
+from tasks.metrics.chamfer import chamfer_l1, cloud_scores
 from tests.tasks.building import build_data, build_model, quiet_trainer
 
 TINY, PAPER = "point_cloud_completion/tiny", "point_cloud_completion/paper"
 NS = Pattern.NONCAUSAL_SELF
+NUM_STEPS = 150
+"""In which two scans are nearly learnt by heart."""
 SMALL: dict[str, Any] = {
     "embed_dim": 32,
     "num_heads": 2,
     "ffn_dim": 32,
     "num_encoder_layers": 1,
     "num_decoder_layers": 1,
-    "num_grouped": [64, 32],
+    "num_grouped": [32, 16],
     "num_neighbours": 8,
     "group_dim": 32,
-    "num_queries": 32,
+    "num_queries": 16,
     "fold": 2,
     "fold_dim": 32,
     "global_dim": 64,
@@ -276,30 +279,53 @@ def test_the_first_test_rows_are_drawn(tmp_path: Path) -> None:
             assert (cloud < 200).any()
 
 
+def test_training_goes_on_as_if_it_had_not_been_interrupted(folder: Path, tmp_path: Path) -> None:
+    def trained(epochs: int, ckpt_path: Path | None = None) -> tuple[nn.Module, Any]:
+        torch.manual_seed(0)
+        data = load(folder)
+        model = build_model(PAPER, data, "softmax", NS, **SMALL)
+        callbacks = [History(0, frozenset())]
+        trainer = quiet_trainer(max_epochs=epochs, limit_val_batches=0, callbacks=callbacks)
+        data.first_epoch = 0 if ckpt_path is None else 1
+        trainer.fit(model, data, ckpt_path=ckpt_path)
+        return model, trainer
+
+    whole, _ = trained(2)
+    _, trainer = trained(1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, _ = trained(2, tmp_path / "last.ckpt")
+    for name, value in whole.state_dict().items():  # the means of batch norm are among them
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
 @pytest.mark.slow
-def test_the_loss_of_two_real_scans_falls(real_data: Path, tmp_path: Path) -> None:
+def test_two_real_scans_are_nearly_learnt_by_heart(real_data: Path, tmp_path: Path) -> None:
     data = build_data(
         PAPER,
         source=str(real_data / "pcn_like"),
         cache_dir=str(tmp_path),
-        num_scan_points=256,
+        num_scan_points=64,
         batch_size=4,
     )
     assert [len(rows) for rows in (data.train, data.validation, data.test)] == [24, 4, 4]
-    model = build_model(PAPER, data, "softmax", NS, lr=5e-3, norm_momentum=0.1, **SMALL)
+    model = build_model(PAPER, data, "softmax", NS, norm_momentum=0.1, **SMALL)
     batch = data.train[torch.arange(2)]
-    kept = torch.arange(0, 16_384, 64)
-    batch = batch._replace(complete=batch.complete[:, kept])
-    optimizer = model.configure_optimizers()[0][0]
+    # As many points as are predicted, so that each can be met; what is copied of the scan, whose
+    # distance nothing can learn, is left out.
+    num_predicted = SMALL["num_queries"] * SMALL["fold"] ** 2
+    whole = batch.complete[:, torch.arange(0, 16_384, 16_384 // num_predicted)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, NUM_STEPS)
     losses = []
-    for _ in range(150):
-        loss, _ = model.loss(batch)
+    for _ in range(NUM_STEPS):
+        loss = chamfer_l1(model.complete(batch.scan)[1][:, :num_predicted], whole).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
-    # It cannot come to zero: the scan is copied, and 64 coarse points stand for 256. Seen: 0.41.
-    assert losses[-1] < 0.5 * losses[0]
+    # It does not come to zero in so many steps. Seen: 0.08, and 0.06 with 128 points in 300 steps.
+    assert losses[-1] < 0.15 * losses[0]
 
 
 @pytest.mark.slow
@@ -312,6 +338,7 @@ def test_tiny_needs_attention() -> None:
         trainer.fit(model, data)
         return trainer.test(model, data, verbose=False)[0]["cd_l1"]
 
-    # Seen with seed 0: 11.5 with softmax, in both patterns the same model, and 18.6 without.
+    # Seen with seed 0: 11.5 with softmax, in both patterns the same model, and 18.6 without. Of
+    # softmax alone, 16.9 and 13.7 with seeds 1 and 2.
     assert score("softmax", NS) < 14
     assert score("none", Pattern.NONCAUSAL_CROSS) > 15.5
