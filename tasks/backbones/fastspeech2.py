@@ -117,6 +117,8 @@ class FastSpeech2(nn.Module):
         predictor_kernel_size: Of their convolutions.
         predictor_dropout: Within them.
         num_bins: Of pitch and of energy.
+        position_scale: Of the sines and cosines at the beginning. At 1, as in fairseq, a token is
+            soft beside its position.
         dropout: On the embedded tokens and behind the convolutions of a block.
         attention_dropout: Within the attentions.
     """
@@ -141,6 +143,7 @@ class FastSpeech2(nn.Module):
         predictor_kernel_size: int = 3,
         predictor_dropout: float = 0.5,
         num_bins: int = 256,
+        position_scale: float = 1.0,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
     ) -> None:
@@ -148,8 +151,8 @@ class FastSpeech2(nn.Module):
         self.max_target_len = max_target_len
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         nn.init.normal_(self.tokens.weight, std=embed_dim**-0.5)
-        self.token_positions = ScaledPositions(max_source_len, embed_dim)
-        self.frame_positions = ScaledPositions(max_target_len, embed_dim)
+        self.token_positions = ScaledPositions(max_source_len, embed_dim, position_scale)
+        self.frame_positions = ScaledPositions(max_target_len, embed_dim, position_scale)
         self.dropout = Dropout(dropout)
 
         def blocks(num_layers: int, max_len: int) -> nn.ModuleList:

@@ -22,14 +22,15 @@ class ScaledPositions(nn.Module):
     Args:
         max_len: Number of rows.
         embed_dim: C.
+        scale: At the beginning.
     """
 
     rows: Tensor
 
-    def __init__(self, max_len: int, embed_dim: int) -> None:
+    def __init__(self, max_len: int, embed_dim: int, scale: float = 1.0) -> None:
         super().__init__()
         self.max_len = max_len
-        self.scale = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.tensor([scale]))
         rows = sinusoids(max_len + FIRST, embed_dim)[FIRST:]
         self.register_buffer("rows", rows, persistent=False)
 

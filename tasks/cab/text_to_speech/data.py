@@ -137,6 +137,7 @@ class TextToSpeechData(TaskData):
         spectrum: What differs from CAB's `tasks.cab.text_to_speech.audio.Spectrum`.
         num_iterations: Of the vocoder.
         num_train: Generated training rows.
+        marks: What generated texts tell, see `tasks.cab.text_to_speech.generate`.
         cache_dir: Where prepared recordings are kept; see `tasks.cache.cache_folder`.
         **loading: See `TaskData`.
 
@@ -161,6 +162,7 @@ class TextToSpeechData(TaskData):
         spectrum: Mapping[str, Any] | None = None,
         num_iterations: int = 32,
         num_train: int = 4096,
+        marks: str = "voice",
         cache_dir: str | None = None,
         **loading: Any,
     ) -> None:
@@ -178,6 +180,8 @@ class TextToSpeechData(TaskData):
             )
         if text not in TEXTS:
             raise ValueError(f"text must be one of {', '.join(TEXTS)}, got {text!r}")
+        if marks not in generated.MARKS:
+            raise ValueError(f"marks must be one of {', '.join(generated.MARKS)}, got {marks!r}")
         if split not in ljspeech.SPLITS:
             raise ValueError(f"split must be one of {', '.join(ljspeech.SPLITS)}, got {split!r}")
         self.source = source
@@ -191,6 +195,7 @@ class TextToSpeechData(TaskData):
         self.spectrum = generated.SPECTRUM if is_generated else Spectrum(**(spectrum or {}))
         self.num_iterations = num_iterations
         self.num_train = num_train
+        self.marks = marks
         self.cache_dir = cache_dir
         self.vocab_size = 0
         self.is_complete = False
@@ -340,7 +345,7 @@ class TextToSpeechData(TaskData):
             )
         self.vocab_size = generated.VOCAB_SIZE
         drawn = [
-            generated.generate(num_rows, seed)
+            generated.generate(num_rows, seed, marks=self.marks)
             for num_rows, seed in (
                 (self.num_train, self.seed),
                 (EVAL_ROWS, VALIDATION_SEED),

@@ -1,21 +1,22 @@
-"""Generated speech in which what a token sounds like stands elsewhere in the text.
+"""Generated speech in which what a letter sounds like stands elsewhere in the text.
 
-A text is three letters, as many calls for an echo, and up to two rests; then, in random order,
-marks, which take no time: for each of the letters which tone it has, for each of these tones which
-echo, and whose voice it is.
+A text is four letters with a rest behind each but the last, which may have one; then as many marks,
+which take no time. They tell whose voice it is, over and over; or, in random order, which tone each
+letter of the alphabet has.
 
-    text     b d a  echo echo echo  rest  tone2echo1 b-tone3 a-tone2 voice1 tone3echo0 ...
-    speech   tone3 tone3 tone2  echo0 echo0 echo1  silence
+    voice    b rest b rest d rest a rest  voice1 voice1 voice1 voice1
+    tones    b rest b rest d rest a  c-tone0 b-tone3 a-tone2 d-tone1
+             tone3 silence tone3 silence tone1 silence tone2
 
-A letter's tone is found in the marks by the encoder. A decoder that writes frame by frame reads the
-text only once in its one layer: it finds the echo of a tone in the marks if it knows the tone, and
-this only its self-attention tells, which remembers what was said three tokens earlier. Without
-cross-attention nothing of the text is known. Pitch, energy and duration are those of the token
-itself.
+Where they tell the voice, a letter always has the same tone, and what mixes the text knows all. The
+tone of a letter is harder: attention in the encoder finds it, but not a decoder that writes frame
+by frame and reads the text only once in its one layer, when it does not know the letter yet.
+Without cross-attention nothing of the text is known. The voice is then not told, but heard where
+the first letter is said, and what was said before the last rest only the decoder's self-attention
+remembers. Pitch, energy and duration are those of the token itself.
 
-A frame is silence, and a bump at the place of its tone; an echo is a bump of half the height,
-with a second one at the edge. The bins above are those of the voice, in what is not silence: they
-are soon learned, in one pass too, by whatever mixes the text.
+A frame is silence, and a bump at the place of its tone; the bins above are those of the voice, in
+what is not silence.
 """
 
 from typing import NamedTuple
@@ -24,33 +25,32 @@ import numpy as np
 
 from tasks.cab.text_to_speech.audio import Spectrum
 
-LETTERS = TONES = ECHOES = 4
+MARKS = ("voice", "tones")
+LETTERS = TONES = 4
 VOICES = 2
-SPOKEN, MAX_RESTS = 3, 2
+SPOKEN = 4
 FRAMES = 4
 """Of each token that is spoken."""
 
 FIRST_LETTER = 3
 """After padding, `</s>` and what is unknown."""
-ECHO = FIRST_LETTER + LETTERS
-REST = ECHO + 1
+REST = FIRST_LETTER + LETTERS
 FIRST_TONE_MARK = REST + 1
-FIRST_ECHO_MARK = FIRST_TONE_MARK + LETTERS * TONES
-FIRST_VOICE_MARK = FIRST_ECHO_MARK + TONES * ECHOES
+FIRST_VOICE_MARK = FIRST_TONE_MARK + LETTERS * TONES
 VOCAB_SIZE = FIRST_VOICE_MARK + VOICES
 END = 1
 
-MAX_TOKENS = 4 * SPOKEN + MAX_RESTS + 2
-MAX_FRAMES = FRAMES * (2 * SPOKEN + MAX_RESTS)
+MAX_TOKENS = 2 * SPOKEN + LETTERS + 1
+MAX_FRAMES = FRAMES * 2 * SPOKEN
 
 SPECTRUM = Spectrum(
     sample_rate=4000, num_mels=20, window_len=200, hop_len=50, min_hz=20.0, max_hz=2000.0
 )
 SILENCE, HEIGHT = -8.0, 8.0
 """In log-mels."""
-EDGE, VOICE_BINS = 13, 3
-"""The bin in which an echo is heard too; behind it, those of each voice."""
-ENVELOPE = np.array([0.7, 1.0, 0.9, 0.6])
+FIRST_VOICE_BIN, VOICE_BINS = 14, 3
+"""Behind those of the tones, and how many each voice has."""
+ENVELOPE = np.array([0.9, 1.0, 1.0, 0.9])
 """Of a token."""
 
 
@@ -76,66 +76,53 @@ class Speech(NamedTuple):
     energy: np.ndarray
 
 
-def generate(num_rows: int, seed: int) -> Speech:
-    """Rows as the module describes them."""
+def generate(num_rows: int, seed: int, *, marks: str) -> Speech:
+    """Rows as the module describes them.
+
+    Args:
+        num_rows: Their number.
+        seed: Of the draws.
+        marks: What they tell, one of `MARKS`.
+    """
     generator = np.random.default_rng(seed)
 
-    def shuffled(count: int) -> np.ndarray:
-        return generator.random((num_rows, count)).argsort(axis=1)
+    def drawn(high: int, count: int) -> np.ndarray:
+        return generator.integers(0, high, size=(num_rows, count))
 
-    letters = shuffled(LETTERS)[:, :SPOKEN]
-    tones = generator.integers(0, TONES, size=(num_rows, SPOKEN))
-    echo_of = generator.integers(0, ECHOES, size=(num_rows, TONES))
-    echoes = np.take_along_axis(echo_of, tones, axis=1)
-    num_rests = generator.integers(0, MAX_RESTS, size=(num_rows, 1), endpoint=True)
-
-    marks = np.hstack(
-        [FIRST_TONE_MARK + letters * TONES + tones, FIRST_ECHO_MARK + tones * ECHOES + echoes]
-    )
-    voices = generator.integers(0, VOICES, size=(num_rows, 1))
-    marks = np.hstack([marks, FIRST_VOICE_MARK + voices])
-    marks = np.take_along_axis(marks, shuffled(2 * SPOKEN + 1), axis=1)
-
-    said = FIRST_LETTER + letters
-    called = np.full((num_rows, SPOKEN), ECHO)
-    rests = np.full((num_rows, MAX_RESTS), REST)
-    text = np.hstack([said, called, rests, marks, np.full((num_rows, 1), END)])
+    letters, tone_of, voices = drawn(LETTERS, SPOKEN), drawn(TONES, LETTERS), drawn(VOICES, 1)
+    if marks == "voice":
+        tone_of[:] = np.arange(TONES)
+        told = np.repeat(FIRST_VOICE_MARK + voices, LETTERS, axis=1)
+    else:
+        told = FIRST_TONE_MARK + TONES * np.arange(LETTERS) + tone_of
+    text = np.full((num_rows, MAX_TOKENS), END)
+    text[:, : 2 * SPOKEN : 2] = FIRST_LETTER + letters
+    text[:, 1 : 2 * SPOKEN : 2] = REST
+    text[:, 2 * SPOKEN : -1] = generator.permuted(told, axis=1)
     is_there = np.ones(text.shape, dtype=bool)
-    first_mark = 2 * SPOKEN + MAX_RESTS
-    is_there[:, 2 * SPOKEN : first_mark] = np.arange(MAX_RESTS) < num_rests
+    is_there[:, 2 * SPOKEN - 1] = drawn(2, 1)[:, 0]
     tokens = text[is_there]
 
-    tone = _bumps(tones, HEIGHT)
-    echo = _bumps(echoes, HEIGHT / 2)
-    echo[..., EDGE] += HEIGHT / 2
-    first = EDGE + 1 + VOICE_BINS * voices[..., None]
     bins = np.arange(SPECTRUM.num_mels)
-    voice = HEIGHT * ((bins >= first) & (bins < first + VOICE_BINS))
-    rest = np.zeros((num_rows, MAX_RESTS, SPECTRUM.num_mels))
-    sounds = np.concatenate([tone + voice, echo + voice, rest], axis=1)[is_there[:, :first_mark]]
+    centres = 2 + 3 * np.take_along_axis(tone_of, letters, axis=1)[..., None]
+    first = FIRST_VOICE_BIN + VOICE_BINS * voices[..., None]
+    is_voice = (bins >= first) & (bins < first + VOICE_BINS)
+    sounds = np.zeros((num_rows, 2 * SPOKEN, SPECTRUM.num_mels))  # and rests
+    sounds[:, ::2] = HEIGHT * (np.exp(-((bins - centres) ** 2) / 2) + is_voice)
+    sounds = sounds[is_there[:, : 2 * SPOKEN]]
     mels = SILENCE + sounds[:, None] * ENVELOPE[:, None]  # (spoken tokens, FRAMES, F)
+    is_spoken = (tokens >= FIRST_LETTER) & (tokens <= REST)
     return Speech(
         tokens,
         is_there.sum(axis=1),
         mels.reshape(-1, SPECTRUM.num_mels).astype(np.float32),
-        FRAMES * is_there[:, :first_mark].sum(axis=1),
-        np.where((tokens < FIRST_TONE_MARK) & (tokens != END), FRAMES, 0),
+        FRAMES * is_there[:, : 2 * SPOKEN].sum(axis=1),
+        np.where(is_spoken, FRAMES, 0),
         _PITCH[tokens],
         _ENERGY[tokens],
     )
 
 
-def _bumps(places: np.ndarray, height: float) -> np.ndarray:
-    """Bumps (rows, SPOKEN, F), each alone in its third of a handful of bins."""
-    centres = 2 + 3 * places[..., None]
-    return height * np.exp(-((np.arange(SPECTRUM.num_mels) - centres) ** 2) / 2)
-
-
-def _of_tokens(letters: np.ndarray, echo: float) -> np.ndarray:
-    values = np.zeros(VOCAB_SIZE, dtype=np.float32)
-    values[FIRST_LETTER:ECHO], values[ECHO] = letters, echo
-    return values
-
-
-_PITCH = _of_tokens(np.log(1 + np.linspace(100, 250, LETTERS)), np.log(1 + 80))
-_ENERGY = _of_tokens(np.full(LETTERS, 3.0), 2.0)
+_PITCH, _ENERGY = np.zeros((2, VOCAB_SIZE), dtype=np.float32)
+_PITCH[FIRST_LETTER:REST] = np.log(1 + np.linspace(100, 250, LETTERS))
+_ENERGY[FIRST_LETTER:REST] = 3.0
