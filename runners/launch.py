@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
 from attentions.base import Unavailable
@@ -111,7 +113,7 @@ def start(command: str, run: Run, size: int) -> None:
         except SignalException as signal:
             raise Stopped(int(signal.sigval)) from None
         except ChildFailedError as failed:
-            raise ranks.first_failure(told) or _death(failed.failures, size) from None
+            raise _reason(ranks.failures(told), failed.failures, size) from None
         finally:
             for labels, measurement in _read(told / "measured"):
                 run.labels |= labels
@@ -144,10 +146,29 @@ def _work(
         os._exit(1)  # without waiting for the other ranks, which may be waiting for this one
 
 
-def _death(failures: Mapping[int, Any], size: int) -> RankDied:
-    number, failure = min(failures.items(), key=lambda item: item[1].timestamp)
-    how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-    return RankDied(f"rank {number} of {size} died of {how}, perhaps for want of memory")
+def _reason(noted: dict[int, BaseException], seen: Mapping[int, Any], size: int) -> BaseException:
+    """Why a run on ranks has failed.
+
+    Args:
+        noted: What ranks have raised, the first to fail first.
+        seen: How those ended that the launcher saw end.
+        size: How many there are.
+    """
+    why = "perhaps for want of memory"
+    for rank, failure in seen.items():
+        if failure.exitcode < 0 and -failure.exitcode != SIGTERM:  # by which the launcher ends them
+            return RankDied(f"rank {rank} of {size} died of {failure.signal_name()}, {why}")
+    silent = sorted(set(range(size)) - noted.keys())
+    first = next(iter(noted.values()), None)
+    if first is None or (silent and _misses_another(first)):
+        rank = min(silent)
+        return RankDied(f"rank {rank} of {size} died without a word, {why}")
+    return first
+
+
+def _misses_another(error: BaseException) -> bool:
+    """Whether a rank failed because it lost the connection to another."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def _read(path: Path) -> Iterator[Any]:

@@ -106,13 +106,13 @@ def note_failure(folder: Path, error: BaseException) -> None:
         pickle.dump((time.time(), _portable(error, own)), file)
 
 
-def first_failure(folder: Path) -> BaseException | None:
-    """What the rank raised that failed first, if any could note it."""
+def failures(folder: Path) -> dict[int, BaseException]:
+    """What each rank has raised that could note it, the first to fail first."""
     noted = []
     for path in folder.glob(_failure(folder, "*").name):
         with suppress(OSError, EOFError, pickle.UnpicklingError), path.open("rb") as file:
-            noted.append(pickle.load(file))
-    return min(noted, key=lambda entry: entry[0])[1] if noted else None
+            noted.append((*pickle.load(file), int(path.stem.rpartition("-")[2])))
+    return {rank: error for _, error, rank in sorted(noted, key=lambda entry: entry[0])}
 
 
 def forget_failures(folder: Path) -> None:

@@ -187,7 +187,9 @@ def _measured(
                 measure(run)
         except BaseException as raised:  # every way to fail ends in a row, with its reason
             # What ends this rank may be that another has failed.
-            first = ranks.first_failure(run.folder) if ranks.joined() else None
+            first = (
+                next(iter(ranks.failures(run.folder).values()), None) if ranks.joined() else None
+            )
             if first is None and (told.number is not None or isinstance(raised, Stopped)):
                 raise Stopped(told.number or cast(Stopped, raised).number) from raised
             reason = _unwrapped(first or raised)

@@ -38,7 +38,7 @@ def draw_clouds(path: Path, clouds: Mapping[str, Tensor]) -> None:
             _draw(axes, cloud[row], middle, half)
             if row == 0:
                 axes.set_title(title)
-    figure.savefig(path)
+    figure.savefig(path, dpi=100)
 
 
 def _draw(axes: Any, points: np.ndarray, middle: np.ndarray, half: float) -> None:

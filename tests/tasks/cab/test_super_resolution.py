@@ -450,3 +450,34 @@ def test_training_goes_on_as_if_it_had_not_been_interrupted(
     resumed, _ = trained(2, tmp_path / "last.ckpt")
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_one_batch_of_real_faces_is_learned_by_heart(real_data: Path, tmp_path: Path) -> None:
+    """With the same noise in every step: what is drawn anew, nobody can know."""
+    faces = real_data / "faces"
+    data = SuperResolutionData(
+        source=str(faces / "train_16_128" / "originals_512"),
+        eval_source=str(faces / "val_16_128" / "originals_512"),
+        small_size=8,
+        image_size=16,
+        num_validation=2,
+        batch_size=2,
+        cache_dir=str(tmp_path),
+    )
+    data.setup()
+    model = build(data, flips=False).train()
+    batch = data.train[torch.arange(2)]
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    losses = []
+    for _ in range(300):
+        torch.manual_seed(0)
+        loss, _ = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+        losses.append(loss.item())
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.02
