@@ -28,6 +28,7 @@ def rule_scores(rows: pd.DataFrame) -> pd.DataFrame:
         rows: The tidy table.
     """
     of_rules = rows["command"].eq("train") & rows["rule"].ne("") & rows["split"].eq("test")
+    of_rules &= rows["seq_len"].isna()  # as the scores of mechanisms: a group of rows is no column
     found = rows[of_rules & rows["direction"].ne("")]
     columns = ["pattern", *TASK, "metric", "direction", "unit", *ROW]
     summaries = []

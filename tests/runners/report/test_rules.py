@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_a_rule_is_a_line_once_and_behind_the_mechanisms() -> None:
     ]
     assert lines(table)["rule: first token"] == ["0.3600 (2 equal)"]
     assert table.num_apart == 2
+
+
+def test_a_rule_of_a_group_of_rows_is_no_column() -> None:
+    """As the scores of mechanisms: those of single lengths stand in figures."""
+    (record,) = runs("softmax", 0.5)
+    of_group = Measurement(
+        "accuracy_4_pairs", 0.2, direction="higher", split="test", seq_len=16, rule="first token"
+    )
+    table = only(replace(record, measurements=(*record.measurements, of_group)))
+    assert all("4_pairs" not in column for column in table.header)
 
 
 def test_a_rule_has_no_ratio_no_rank_and_is_never_bold() -> None:
