@@ -132,10 +132,10 @@ def _run(command: str, arguments: list[str]) -> int:
     parsed, arguments = _prepared(command, arguments)
     sys.argv = [f"attnbench {command}", *arguments]
     if parsed.multirun and not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info):
-        from runners.ranks import started_outside
+        from runners.started import num_started
         from runners.sweep import sweep
 
-        if started_outside() > 1:
+        if num_started() > 1:
             raise UserError(
                 "a sweep starts the ranks of its runs itself: call it without torchrun or srun, "
                 "with trainer.devices=N"

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from attentions.base import Unavailable
 from runners import devices, ranks
 from runners.run import Run
+from runners.started import num_started
 from runners.stopping import Stopped, stoppable
 
 LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher")
@@ -49,7 +50,7 @@ def num_ranks(config: DictConfig) -> int:
         ValueError: If they do not fit those that torchrun or srun has started; if they are to be on
             several machines and nobody has started them there.
     """
-    trainer, started = trainer_settings(config), ranks.started_outside()
+    trainer, started = trainer_settings(config), num_started()
     asked, num_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     is_cuda = devices.find(config.device).type == "cuda"
     if isinstance(asked, list):

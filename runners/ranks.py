@@ -26,14 +26,6 @@ GRACE_S = 5.0
 """A rank that has failed lives so long, for the first to record why before all are ended."""
 
 
-def started_outside() -> int:
-    """How many ranks torchrun or srun has started, of which this process is one; else 1."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    # Of the step: in a batch script without srun the job's own count says nothing.
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in os.environ else 1
-
-
 def join() -> None:
     """Become one of the ranks that were started, and silent but for the first."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:

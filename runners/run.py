@@ -31,6 +31,7 @@ from runners.identity import Identity, identify, labels, run_name, supersedes
 from runners.measure import is_out_of_memory
 from runners.progress import Progress
 from runners.records import Measurement, Record, RecordStore, Status, read_record
+from runners.started import num_started
 from runners.stopping import Stopped, listening
 
 
@@ -86,7 +87,7 @@ def execute(command: str, measure: Callable[[Run], None], config: DictConfig) ->
             measured is not lost.
         Stopped: If a signal ends the process. Nothing is recorded.
     """
-    if ranks.started_outside() > 1 and not ranks.joined():
+    if num_started() > 1 and not ranks.joined():
         ranks.join()
     if not ranks.is_first():
         return _follow(measure, config)

@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from runners.launch import num_ranks
-from runners.ranks import started_outside
 from runners.records import Record, RecordStore, Status
+from runners.started import num_started
 from tests.runners.test_sweep import wait_for_end_of_group
 from tests.runners.test_train import attnbench
 
@@ -160,9 +160,9 @@ def test_ranks_that_cannot_be_are_refused(
 def test_a_batch_script_of_slurm_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert started_outside() == 1
+    assert num_started() == 1
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    assert started_outside() == 4
+    assert num_started() == 4
 
 
 def test_a_sweep_is_not_started_on_every_rank(
