@@ -6,7 +6,7 @@ what the backbone's paper has there) elsewhere.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -76,6 +76,17 @@ class AttentionSlots:
         if tested:
             self.under_test.append(built)
         return built
+
+    def stack(self, pattern: Pattern, num_layers: int, **place: Any) -> Iterator[Attention]:
+        """The attentions of places one after another, each made where it is asked for.
+
+        Args:
+            pattern: See `build`, as for all of `place`.
+            num_layers: How many there are.
+            **place: What they have in common.
+        """
+        for layer in range(num_layers):
+            yield self.build(pattern, layer=layer, num_layers=num_layers, **place)
 
 
 class _Window:

@@ -157,21 +157,15 @@ class FastSpeech2(nn.Module):
 
         def blocks(num_layers: int, max_len: int) -> nn.ModuleList:
             return nn.ModuleList(
-                Block(
-                    slots.build(
-                        Pattern.NONCAUSAL_SELF,
-                        embed_dim=embed_dim,
-                        num_heads=num_heads,
-                        layer=layer,
-                        num_layers=num_layers,
-                        dropout=attention_dropout,
-                        max_len=max_len,
-                    ),
-                    ffn_dim,
-                    kernel_size,
-                    dropout,
+                Block(attention, ffn_dim, kernel_size, dropout)
+                for attention in slots.stack(
+                    Pattern.NONCAUSAL_SELF,
+                    num_layers,
+                    embed_dim=embed_dim,
+                    num_heads=num_heads,
+                    dropout=attention_dropout,
+                    max_len=max_len,
                 )
-                for layer in range(num_layers)
             )
 
         def predictor() -> Predictor:

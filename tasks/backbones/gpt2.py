@@ -68,20 +68,15 @@ class Gpt2(nn.Module):
         self.positions = Positions(positions, max_len, embed_dim, init_std=0.02)
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
-            Layer(
-                slots.build(
-                    Pattern.CAUSAL_SELF,
-                    embed_dim=embed_dim,
-                    num_heads=num_heads,
-                    layer=layer,
-                    num_layers=num_layers,
-                    dropout=attention_dropout,
-                    max_len=max_len,
-                ),
-                ffn_dim,
-                dropout,
+            Layer(attention, ffn_dim, dropout)
+            for attention in slots.stack(
+                Pattern.CAUSAL_SELF,
+                num_layers,
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                dropout=attention_dropout,
+                max_len=max_len,
             )
-            for layer in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
 

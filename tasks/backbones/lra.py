@@ -90,22 +90,16 @@ class LraEncoder(nn.Module):
         self.positions = Positions(positions, max_len, embed_dim, init_std=0.02)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(
-                slots.build(
-                    Pattern.NONCAUSAL_SELF,
-                    embed_dim=embed_dim,
-                    num_heads=num_heads,
-                    layer=layer,
-                    num_layers=num_layers,
-                    dropout=attention_dropout,
-                    max_len=max_len,
-                    grid=grid,
-                ),
-                embed_dim,
-                mlp_dim,
-                dropout,
+            Block(attention, embed_dim, mlp_dim, dropout)
+            for attention in slots.stack(
+                Pattern.NONCAUSAL_SELF,
+                num_layers,
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                dropout=attention_dropout,
+                max_len=max_len,
+                grid=grid,
             )
-            for layer in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         widths = [embed_dim, mlp_dim, num_classes]

@@ -9,7 +9,8 @@ Letters: B batch, N input points, P proxies, Q queries, K neighbours, E width, S
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,19 +72,23 @@ class PoinTr(nn.Module):
         self.embed_place = pointwise(3, POSITION_DIM, embed_dim)
         self.embed_proxy = pointwise(group_dim, embed_dim, embed_dim)
         num_proxies = num_grouped[1]
-        sizes: dict[str, Any] = {"embed_dim": embed_dim, "num_heads": num_heads}
+        attentions = partial(slots.stack, embed_dim=embed_dim, num_heads=num_heads)
+        self.encoder = nn.ModuleList(
+            EncoderBlock(attention, ffn_dim, layer < num_graph_layers)
+            for layer, attention in enumerate(
+                attentions(Pattern.NONCAUSAL_SELF, num_encoder_layers, max_len=num_proxies)
+            )
+        )
         longest = max(num_proxies, num_queries)
-        self.encoder = nn.ModuleList()
-        for layer in range(num_encoder_layers):
-            depth: dict[str, Any] = {"layer": layer, "num_layers": num_encoder_layers}
-            attention = slots.build(Pattern.NONCAUSAL_SELF, **sizes, **depth, max_len=num_proxies)
-            self.encoder.append(EncoderBlock(attention, ffn_dim, layer < num_graph_layers))
-        self.decoder = nn.ModuleList()
-        for layer in range(num_decoder_layers):
-            depth = {"layer": layer, "num_layers": num_decoder_layers}
-            own = slots.build(Pattern.NONCAUSAL_SELF, **sizes, **depth, max_len=num_queries)
-            cross = slots.build(Pattern.NONCAUSAL_CROSS, **sizes, **depth, max_len=longest)
-            self.decoder.append(DecoderBlock(own, cross, ffn_dim, layer < num_graph_layers))
+        in_turn = zip(
+            attentions(Pattern.NONCAUSAL_SELF, num_decoder_layers, max_len=num_queries),
+            attentions(Pattern.NONCAUSAL_CROSS, num_decoder_layers, max_len=longest),
+            strict=True,
+        )
+        self.decoder = nn.ModuleList(
+            DecoderBlock(own, cross, ffn_dim, layer < num_graph_layers)
+            for layer, (own, cross) in enumerate(in_turn)
+        )
         self.pool_proxies = pointwise(embed_dim, hidden_dim, global_dim)
         self.coarse = nn.Sequential(
             nn.Linear(global_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 3 * num_queries)

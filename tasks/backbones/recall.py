@@ -96,22 +96,15 @@ class RecallModel(nn.Module):
         elif short_conv is not None:
             self.lead = Block(ShortConvolution(embed_dim, short_conv), embed_dim, norm)
         self.blocks = nn.ModuleList(
-            Block(
-                slots.build(
-                    pattern,
-                    embed_dim=embed_dim,
-                    num_heads=num_heads,
-                    layer=layer,
-                    num_layers=num_layers,
-                    dropout=attention_dropout,
-                    max_len=max(seq_len, context_len or 0),
-                ),
-                embed_dim,
-                norm,
-                mlp,
-                mlp_dim,
+            Block(attention, embed_dim, norm, mlp, mlp_dim)
+            for attention in slots.stack(
+                pattern,
+                num_layers,
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                dropout=attention_dropout,
+                max_len=max(seq_len, context_len or 0),
             )
-            for layer in range(num_layers)
         )
         self.norm = normalisation(norm, embed_dim)
         self.unembed = None if tied else nn.Linear(embed_dim, vocab_size)

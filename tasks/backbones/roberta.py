@@ -68,20 +68,15 @@ class Roberta(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = Dropout(dropout)
         layers = [
-            EncoderLayer(
-                slots.build(
-                    Pattern.NONCAUSAL_SELF,
-                    embed_dim=embed_dim,
-                    num_heads=num_heads,
-                    layer=layer,
-                    num_layers=num_layers,
-                    dropout=attention_dropout,
-                    max_len=max_len,
-                ),
-                ffn_dim,
-                dropout,
+            EncoderLayer(attention, ffn_dim, dropout)
+            for attention in slots.stack(
+                Pattern.NONCAUSAL_SELF,
+                num_layers,
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                dropout=attention_dropout,
+                max_len=max_len,
             )
-            for layer in range(num_layers)
         ]
         self.layers = nn.ModuleList(layers)
         self.logits = Head(self.tokens)

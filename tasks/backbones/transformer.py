@@ -8,6 +8,7 @@ Shapes: B batch, N source length, M target length, E embed_dim, V vocabulary.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -171,38 +172,23 @@ class Transformer(nn.Module):
         self.embed_source = Embedding(vocab_size, embed_dim, positions, max_source_len, dropout)
         self.embed_target = Embedding(vocab_size, embed_dim, positions, max_target_len, dropout)
 
-        def attention(pattern: Pattern, layer: int, num_layers: int, max_len: int) -> Attention:
-            return slots.build(
-                pattern,
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                layer=layer,
-                num_layers=num_layers,
-                dropout=attention_dropout,
-                max_len=max_len,
-            )
-
-        self.encoder = nn.ModuleList(
-            EncoderLayer(
-                attention(Pattern.NONCAUSAL_SELF, layer, num_encoder_layers, max_source_len),
-                ffn_dim,
-                dropout,
-            )
-            for layer in range(num_encoder_layers)
+        attentions = partial(
+            slots.stack, embed_dim=embed_dim, num_heads=num_heads, dropout=attention_dropout
         )
-        self.decoder = nn.ModuleList(
-            DecoderLayer(
-                attention(Pattern.CAUSAL_SELF, layer, num_decoder_layers, max_target_len),
-                attention(
-                    Pattern.CAUSAL_CROSS,
-                    layer,
-                    num_decoder_layers,
-                    max(max_source_len, max_target_len),
-                ),
-                ffn_dim,
-                dropout,
+        self.encoder = nn.ModuleList(
+            EncoderLayer(attention, ffn_dim, dropout)
+            for attention in attentions(
+                Pattern.NONCAUSAL_SELF, num_encoder_layers, max_len=max_source_len
             )
-            for layer in range(num_decoder_layers)
+        )
+        longest = max(max_source_len, max_target_len)
+        self.decoder = nn.ModuleList(
+            DecoderLayer(attention, cross_attention, ffn_dim, dropout)
+            for attention, cross_attention in zip(
+                attentions(Pattern.CAUSAL_SELF, num_decoder_layers, max_len=max_target_len),
+                attentions(Pattern.CAUSAL_CROSS, num_decoder_layers, max_len=longest),
+                strict=True,
+            )
         )
         self.to_logits = nn.Linear(embed_dim, vocab_size, bias=False)
         nn.init.normal_(self.to_logits.weight, std=embed_dim**-0.5)

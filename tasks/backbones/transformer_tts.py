@@ -11,6 +11,7 @@ Shapes: B batch, N tokens, S decoder steps, K frames per step, F mel bins, E emb
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -211,38 +212,24 @@ class TransformerTts(nn.Module):
         self.step_positions = ScaledPositions(max_steps, embed_dim)
         self.dropout = Dropout(dropout)
 
-        def attention(pattern: Pattern, layer: int, num_layers: int, max_len: int) -> Attention:
-            return slots.build(
-                pattern,
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                layer=layer,
-                num_layers=num_layers,
-                dropout=attention_dropout,
-                max_len=max_len,
-            )
-
+        attentions = partial(
+            slots.stack, embed_dim=embed_dim, num_heads=num_heads, dropout=attention_dropout
+        )
         self.encoder = nn.ModuleList(
-            EncoderLayer(
-                attention(Pattern.NONCAUSAL_SELF, layer, num_encoder_layers, max_source_len),
-                ffn_dim,
-                dropout,
-                activation_dropout,
+            EncoderLayer(attention, ffn_dim, dropout, activation_dropout)
+            for attention in attentions(
+                Pattern.NONCAUSAL_SELF, num_encoder_layers, max_len=max_source_len
             )
-            for layer in range(num_encoder_layers)
         )
         self.encoder_norm = nn.LayerNorm(embed_dim)
+        longest = max(max_source_len, max_steps)
         self.decoder = nn.ModuleList(
-            DecoderLayer(
-                attention(Pattern.CAUSAL_SELF, layer, num_decoder_layers, max_steps),
-                attention(
-                    Pattern.CAUSAL_CROSS, layer, num_decoder_layers, max(max_source_len, max_steps)
-                ),
-                ffn_dim,
-                dropout,
-                activation_dropout,
+            DecoderLayer(attention, cross_attention, ffn_dim, dropout, activation_dropout)
+            for attention, cross_attention in zip(
+                attentions(Pattern.CAUSAL_SELF, num_decoder_layers, max_len=max_steps),
+                attentions(Pattern.CAUSAL_CROSS, num_decoder_layers, max_len=longest),
+                strict=True,
             )
-            for layer in range(num_decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(embed_dim)
         self.to_frames = nn.Linear(embed_dim, step_dim)
