@@ -4,8 +4,11 @@ torchmetrics' own drops what is NaN, so that a batch that went wrong vanishes fr
 keeps its sums in float32.
 """
 
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 
@@ -31,3 +34,38 @@ class Mean(Metric):
     def compute(self) -> Tensor:
         """The mean; NaN before the first value."""
         return self.total / self.count
+
+
+class Means(nn.ModuleDict):
+    """A `Mean` for each of the scores that a task takes together.
+
+    Args:
+        names: Of the scores.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__({name: Mean() for name in names})
+
+    def __getitem__(self, key: str) -> Mean:
+        return cast(Mean, super().__getitem__(key))
+
+    def reset(self) -> None:
+        """Forget all that was counted."""
+        for name in self:
+            self[name].reset()
+
+    def measured(self, directions: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The means over the test rows, as `tasks.base.Task.measure` gives them.
+
+        Args:
+            directions: Which way each score is better.
+        """
+        return [
+            {
+                "metric": name,
+                "value": float(self[name].compute()),
+                "direction": directions[name],
+                "split": "test",
+            }
+            for name in self
+        ]

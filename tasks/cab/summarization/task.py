@@ -10,12 +10,12 @@ In: a document (B, N). Out: logits of its summary (B, M, V), or a summary writte
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from attentions.base import Pattern
 from tasks.backbones.transformer import Transformer
@@ -23,7 +23,7 @@ from tasks.base import AttentionSlots, Task
 from tasks.cab.summarization.documents import IGNORED, Batch, mark_numbers
 from tasks.cab.summarization.rouge import METRICS, rouge_f1
 from tasks.decoding import Limits, beam_search, greedy_search
-from tasks.metrics.mean import Mean
+from tasks.metrics.mean import Mean, Means
 
 NUM_SAMPLES = 4
 """Summaries to read, of the first test rows."""
@@ -106,7 +106,7 @@ class Summarization(Task):
             "weight_decay": weight_decay,
         }
         self.nll = Mean()
-        self.rouge = nn.ModuleDict({name: Mean() for name in METRICS})
+        self.rouge = Means(METRICS)
         self.samples: list[tuple[str, str]] = []
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -132,8 +132,7 @@ class Summarization(Task):
     def on_predict_epoch_start(self) -> None:
         """Forget what was written before."""
         self.samples.clear()
-        for name in METRICS:
-            self._rouge(name).reset()
+        self.rouge.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Score what is written."""
@@ -141,19 +140,11 @@ class Summarization(Task):
             if len(self.samples) < NUM_SAMPLES:
                 self.samples.append((written, reference))
             for name, f1 in rouge_f1(written, reference).items():
-                self._rouge(name).update(f1, 1)
+                self.rouge[name].update(f1, 1)
 
     def measure(self) -> list[dict[str, Any]]:
         """ROUGE of what was written."""
-        return [
-            {
-                "metric": name,
-                "value": float(self._rouge(name).compute()),
-                "direction": self.directions[name],
-                "split": "test",
-            }
-            for name in METRICS
-        ]
+        return self.rouge.measured(self.directions)
 
     def write_samples(self, folder: Path) -> None:
         """The summaries of the first test rows, each below its reference."""
@@ -194,9 +185,6 @@ class Summarization(Task):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def _rouge(self, name: str) -> Mean:
-        return cast(Mean, self.rouge[name])
 
     def _logits(self, batch: Batch) -> Tensor:
         """(B, V, M), as cross-entropy takes them."""

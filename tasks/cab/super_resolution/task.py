@@ -10,10 +10,10 @@ In: a small image, enlarged (B, 3, S, S). Out: the noise in a noisy one, or an i
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attentions.base import Pattern
 from tasks.backbones.sr3 import UNet
@@ -21,7 +21,7 @@ from tasks.base import AttentionSlots, Task
 from tasks.cab.super_resolution.data import Batch, nearest
 from tasks.cab.super_resolution.diffusion import Diffusion, noised
 from tasks.cab.super_resolution.scores import NAMES, from_bytes, in_bytes, scores
-from tasks.metrics.mean import Mean
+from tasks.metrics.mean import Mean, Means
 
 SHOWN = 8
 """Test rows that `write_samples` draws."""
@@ -90,7 +90,7 @@ class SuperResolution(Task):
         self.sampling_steps, self.fast_steps = sampling_steps, fast_steps
         self.num_draws = num_draws
         self.noise_loss, self.psnr_fast = Mean(), Mean()
-        self.means = nn.ModuleDict({name: Mean() for name in NAMES})
+        self.means = Means(NAMES)
         self.shown: list[tuple[Batch, Tensor]] = []
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
@@ -140,29 +140,20 @@ class SuperResolution(Task):
     def on_predict_epoch_start(self) -> None:
         """Forget what was sampled before."""
         self.shown = []
-        for name in NAMES:
-            self._mean(name).reset()
+        self.means.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Score samples."""
         for number in range(self.num_draws):
             images = self.enlarge(batch, num_steps=self.sampling_steps, eta=1.0, number=number)
             for name, values in scores(images, batch.original).items():
-                self._mean(name).update(values.sum(), len(values))
+                self.means[name].update(values.sum(), len(values))
             if number == 0 and sum(len(kept) for _, kept in self.shown) < SHOWN:
                 self.shown.append((Batch(*(part.cpu() for part in batch)), images.cpu()))
 
     def measure(self) -> list[dict[str, Any]]:
         """PSNR and SSIM of what was sampled."""
-        return [
-            {
-                "metric": name,
-                "value": float(self._mean(name).compute()),
-                "direction": self.directions[name],
-                "split": "test",
-            }
-            for name in NAMES
-        ]
+        return self.means.measured(self.directions)
 
     def enlarge(
         self, batch: Batch, *, num_steps: int | None, eta: float, number: int = 0
@@ -209,9 +200,6 @@ class SuperResolution(Task):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def _mean(self, name: str) -> Mean:
-        return cast(Mean, self.means[name])
 
 
 def _noise_of_rows(

@@ -3,7 +3,7 @@
 Source and departures: see `tasks.cab.text_to_speech.task` and `tasks.backbones.fastspeech2`.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from attentions.base import Pattern
 from tasks.backbones.fastspeech2 import FastSpeech2, Spoken
-from tasks.base import AttentionSlots
-from tasks.cab.text_to_speech.audio import Vocoder
 from tasks.cab.text_to_speech.data import Batch
 from tasks.cab.text_to_speech.task import TextToSpeech
 
@@ -21,64 +19,12 @@ class FastSpeech2Speech(TextToSpeech):
     """Say a text in one pass, trained on L1 of the frames and MSE of duration, pitch and energy.
 
     `mel_loss` is that of frames made with the durations, pitch and energy of the recording.
-
-    Args:
-        slots: Give the attentions.
-        vocab_size: Of the data, as the next six.
-        num_mels: Values of a frame.
-        max_source_len: Most tokens.
-        max_target_len: Most frames.
-        pitch_range: Between which its bins lie.
-        energy_range: The same.
-        vocoder: See `TextToSpeech`, as the next five.
-        lr: Of Adam.
-        warmup_steps: Of its rate.
-        betas: Of Adam.
-        eps: Of Adam.
-        speaks_in_validation: Whether validation synthesises too.
-        **sizes: Of `FastSpeech2`.
     """
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF})
     backbone: ClassVar[str] = "FastSpeech2"
-
-    def __init__(
-        self,
-        slots: AttentionSlots,
-        *,
-        vocab_size: int,
-        num_mels: int,
-        max_source_len: int,
-        max_target_len: int,
-        pitch_range: tuple[float, float],
-        energy_range: tuple[float, float],
-        vocoder: Vocoder,
-        lr: float,
-        warmup_steps: int,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        speaks_in_validation: bool = False,
-        **sizes: Any,
-    ) -> None:
-        super().__init__(
-            slots,
-            vocoder=vocoder,
-            lr=lr,
-            warmup_steps=warmup_steps,
-            betas=betas,
-            eps=eps,
-            speaks_in_validation=speaks_in_validation,
-        )
-        self.model = FastSpeech2(
-            slots,
-            vocab_size,
-            num_mels,
-            max_source_len=max_source_len,
-            max_target_len=max_target_len,
-            pitch_range=pitch_range,
-            energy_range=energy_range,
-            **sizes,
-        )
+    network = FastSpeech2
+    model: FastSpeech2
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Means over frames and over tokens; as in fairseq, each batch counts alike."""

@@ -9,7 +9,7 @@ In: a text (B, N). Out: normalised log-mel frames (T, F) of each row, and speech
 
 import wave
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from tasks.base import AttentionSlots, Task
 from tasks.cab.text_to_speech.audio import Vocoder
 from tasks.cab.text_to_speech.data import Batch
 from tasks.cab.text_to_speech.distortion import distortions
-from tasks.metrics.mean import Mean
+from tasks.metrics.mean import Mean, Means
 
 HEARD = ("mcd", "msd", "mcd_path", "msd_path", "duration_error")
 """The scores of what is synthesised."""
@@ -48,8 +48,11 @@ class TextToSpeech(Task):
         eps: Of Adam.
         speaks_in_validation: Whether validation synthesises too, so that its `mcd` can select the
             checkpoint.
+        **sizes: Of the `network`, those that the data know with them.
     """
 
+    network: ClassVar[type[nn.Module]]
+    """Its backbone."""
     directions: ClassVar = {"mel_loss": "lower", **dict.fromkeys(HEARD, "lower")}
 
     def __init__(
@@ -59,17 +62,19 @@ class TextToSpeech(Task):
         vocoder: Vocoder,
         lr: float,
         warmup_steps: int,
-        betas: tuple[float, float],
-        eps: float,
-        speaks_in_validation: bool,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        speaks_in_validation: bool = False,
+        **sizes: Any,
     ) -> None:
         super().__init__(slots)
+        self.model = self.network(slots, **sizes)
         self.vocoder = vocoder
         self.warmup_steps = warmup_steps
         self.optimizer_settings = {"lr": lr, "betas": tuple(betas), "eps": eps}
         self.speaks_in_validation = speaks_in_validation
         self.mel_loss = Mean()
-        self.heard = nn.ModuleDict({name: Mean() for name in HEARD})
+        self.heard = Means(HEARD)
         self.samples: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def mel_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -90,7 +95,7 @@ class TextToSpeech(Task):
         if self.speaks_in_validation:
             self._listen(batch)
             for name in HEARD:
-                self.log(name, self._heard(name), on_step=False, on_epoch=True)
+                self.log(name, self.heard[name], on_step=False, on_epoch=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of the frames."""
@@ -100,8 +105,7 @@ class TextToSpeech(Task):
     def on_predict_epoch_start(self) -> None:
         """Forget what was heard before."""
         self.samples = []
-        for name in HEARD:
-            self._heard(name).reset()
+        self.heard.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Score what is synthesised."""
@@ -110,15 +114,7 @@ class TextToSpeech(Task):
 
     def measure(self) -> list[dict[str, Any]]:
         """The scores of what was synthesised."""
-        return [
-            {
-                "metric": name,
-                "value": float(self._heard(name).compute()),
-                "direction": self.directions[name],
-                "split": "test",
-            }
-            for name in HEARD
-        ]
+        return self.heard.measured(self.directions)
 
     def write_samples(self, folder: Path) -> None:
         """The first rows as WAV files: what was synthesised, and the recording's re-synthesis."""
@@ -149,22 +145,19 @@ class TextToSpeech(Task):
         pairs = zip(self.recorded(batch), self.synthesise(batch), strict=True)
         for row, (recorded, spoken) in zip(batch.rows.tolist(), pairs, strict=True):
             too_much = abs(len(spoken) - len(recorded))
-            self._heard("duration_error").update(float(too_much), len(recorded))
+            self.heard["duration_error"].update(float(too_much), len(recorded))
             if not spoken.isfinite().all():  # no vocoder makes speech of it
                 for name in HEARD[:4]:
-                    self._heard(name).update(torch.nan, 1)
+                    self.heard[name].update(torch.nan, 1)
                 continue
             # As in CAB the phases are drawn for each: one draw for both would make alike what has
             # the same length.
             reference = self.vocoder.waveform(recorded, seed=2 * row)
             waveform = self.vocoder.waveform(spoken, seed=2 * row + 1)
             found = distortions(reference, waveform, self.vocoder.sample_rate)
-            self._heard("mcd").update(found.mcd, found.synthesised_frames)
-            self._heard("msd").update(found.msd, found.synthesised_frames)
-            self._heard("mcd_path").update(found.mcd, found.mcd_path)
-            self._heard("msd_path").update(found.msd, found.msd_path)
+            self.heard["mcd"].update(found.mcd, found.synthesised_frames)
+            self.heard["msd"].update(found.msd, found.synthesised_frames)
+            self.heard["mcd_path"].update(found.mcd, found.mcd_path)
+            self.heard["msd_path"].update(found.msd, found.msd_path)
             heard.append((row, reference, waveform))
         return heard
-
-    def _heard(self, name: str) -> Mean:
-        return cast(Mean, self.heard[name])

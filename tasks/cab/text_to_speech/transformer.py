@@ -13,7 +13,6 @@ from torch import Tensor
 from attentions.base import Pattern
 from tasks.backbones.transformer_tts import Spoken, TransformerTts
 from tasks.base import AttentionSlots
-from tasks.cab.text_to_speech.audio import Vocoder
 from tasks.cab.text_to_speech.data import Batch
 from tasks.cab.text_to_speech.task import TextToSpeech
 from tasks.data import check_counts
@@ -26,23 +25,14 @@ class TransformerSpeech(TextToSpeech):
 
     Args:
         slots: Give the attentions.
-        vocab_size: Of the data, as the next six.
-        num_mels: Values of a frame.
-        max_source_len: Most tokens.
-        max_target_len: Most frames.
+        max_target_len: Of the data, as the next two: most frames of a recording.
         pitch_range: Not used.
         energy_range: Not used.
-        vocoder: See `TextToSpeech`, as the next two.
-        lr: Of Adam.
-        warmup_steps: Of its rate.
         frames_per_step: How many frames are said at a time.
         max_steps: Most steps of what is said; None for those of `max_target_len`.
         stop_weight: How much more the last step counts than another in the loss of the stop.
         stop_threshold: The probability of a stop above which nothing more is said.
-        betas: Of Adam.
-        eps: Of Adam.
-        speaks_in_validation: Whether validation synthesises too.
-        **sizes: Of `TransformerTts`.
+        **given: See `TextToSpeech`.
 
     Raises:
         ValueError: If recordings may have more than `max_steps`, or a count is not positive.
@@ -50,38 +40,22 @@ class TransformerSpeech(TextToSpeech):
 
     patterns = frozenset({Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS})
     backbone: ClassVar[str] = "Transformer-TTS"
+    network = TransformerTts
+    model: TransformerTts
 
     def __init__(
         self,
         slots: AttentionSlots,
         *,
-        vocab_size: int,
-        num_mels: int,
-        max_source_len: int,
         max_target_len: int,
         pitch_range: tuple[float, float],
         energy_range: tuple[float, float],
-        vocoder: Vocoder,
-        lr: float,
-        warmup_steps: int,
         frames_per_step: int = 4,
         max_steps: int | None = None,
         stop_weight: float = 5.0,
         stop_threshold: float = 0.5,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        speaks_in_validation: bool = False,
-        **sizes: Any,
+        **given: Any,
     ) -> None:
-        super().__init__(
-            slots,
-            vocoder=vocoder,
-            lr=lr,
-            warmup_steps=warmup_steps,
-            betas=betas,
-            eps=eps,
-            speaks_in_validation=speaks_in_validation,
-        )
         check_counts(frames_per_step=frames_per_step, max_steps=max_steps)
         longest = max(max_target_len // frames_per_step, 1)
         max_steps = longest if max_steps is None else max_steps
@@ -90,15 +64,7 @@ class TransformerSpeech(TextToSpeech):
                 f"max_steps must be at least {longest}, for recordings of {max_target_len} frames, "
                 f"got {max_steps}"
             )
-        self.model = TransformerTts(
-            slots,
-            vocab_size,
-            num_mels,
-            max_source_len=max_source_len,
-            max_steps=max_steps,
-            frames_per_step=frames_per_step,
-            **sizes,
-        )
+        super().__init__(slots, max_steps=max_steps, frames_per_step=frames_per_step, **given)
         self.frames_per_step = frames_per_step
         self.stop_weight = stop_weight
         self.stop_threshold = stop_threshold
