@@ -8,14 +8,15 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import joblib
 import numpy as np
 
-from tasks.cache import cache_folder, publish
+from tasks.cache import GrowingArray, cache_folder, publish
 
 FORMAT = 1
 """Of the folders; another number leaves the old ones aside."""
@@ -135,23 +136,29 @@ def _identity(item: Item) -> list[Any]:
 
 
 def _write(folder: Path, items: Sequence[Item], read: Read, num_workers: int) -> None:
-    columns: dict[str, _Column] = {}
+    columns: dict[str, GrowingArray] = {}
+    ends: dict[str, list[int]] = {}
     names, left_out = [], []
     pool = joblib.Parallel(n_jobs=max(num_workers, 1), return_as="generator")
     tasks = (joblib.delayed(_try)(read, item) for item in items)
     made = cast(Iterator[Mapping[str, np.ndarray] | str], pool(tasks))
-    for item, arrays in zip(items, made, strict=True):
-        if isinstance(arrays, str):
-            left_out.append(arrays)
-            continue
-        for field, array in arrays.items():
-            if field not in columns:
-                columns[field] = _Column((folder / f"{field}.npy").open("wb"), array)
-            columns[field].append(array)
-        names.append(item.name)
-    for field, column in columns.items():
-        column.close()
-        np.save(folder / f"{field}.ends.npy", np.array(column.ends, dtype=np.int64))
+    with ExitStack() as files:
+        for item, arrays in zip(items, made, strict=True):
+            if isinstance(arrays, str):
+                left_out.append(arrays)
+                continue
+            for field, array in arrays.items():
+                if field not in columns:
+                    file = files.enter_context((folder / f"{field}.npy").open("wb"))
+                    columns[field] = GrowingArray(file, array.dtype, array.shape[1:])
+                    ends[field] = []
+                columns[field].append(array)
+                ends[field].append(columns[field].length)
+            names.append(item.name)
+        for column in columns.values():
+            column.finish()
+    for field, of_items in ends.items():
+        np.save(folder / f"{field}.ends.npy", np.array(of_items, dtype=np.int64))
     about = {"names": names, "left_out": left_out, "fields": list(columns)}
     (folder / "about.json").write_text(json.dumps(about))
 
@@ -164,26 +171,3 @@ def _try(read: Read, item: Item) -> Mapping[str, np.ndarray] | str:
         return str(error)
     except OSError as error:
         return f"{error.filename or item.files[0]}: {error.strerror or error}"
-
-
-class _Column:
-    """An array on disk that grows along its first axis, and need not fit into memory."""
-
-    def __init__(self, file: BinaryIO, first: np.ndarray) -> None:
-        self.file, self.dtype, self.shape = file, first.dtype, first.shape[1:]
-        self.ends: list[int] = []
-        self._write_header(0)  # numpy leaves room for any length
-
-    def append(self, array: np.ndarray) -> None:
-        assert (array.dtype, array.shape[1:]) == (self.dtype, self.shape), array.shape
-        self.file.write(np.ascontiguousarray(array).tobytes())
-        self.ends.append((self.ends[-1] if self.ends else 0) + len(array))
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._write_header(self.ends[-1])
-        self.file.close()
-
-    def _write_header(self, length: int) -> None:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (length, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)

@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tasks.cab.books.generate import write_books
-from tasks.cache import cache_folder, publish
+from tasks.cache import GrowingArray, cache_folder, publish
 from tasks.tokenizer import published_tokenizer, train_byte_bpe
 
 SPLITS = ("train", "validation", "test")
@@ -221,11 +221,7 @@ def _write(
 def _write_stream(books: Iterable[np.ndarray], vocab_size: int, file: BinaryIO) -> None:
     """One .npy array of all books, which need not fit into memory together."""
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-    header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False}
-    np.lib.format.write_array_header_1_0(file, header | {"shape": (0,)})
-    num_tokens = 0
+    stream = GrowingArray(file, dtype)
     for tokens in books:
-        file.write(tokens.astype(dtype).tobytes())
-        num_tokens += len(tokens)
-    file.seek(0)  # numpy's header has room for any length
-    np.lib.format.write_array_header_1_0(file, header | {"shape": (num_tokens,)})
+        stream.append(tokens.astype(dtype))
+    stream.finish()

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from tasks.ragged import places
 
 BEGIN, PAD, END = SPECIAL = ("<s>", "<pad>", "</s>")
 """The marks, named and numbered as in BART."""
@@ -59,12 +60,8 @@ class Ragged:
 
     def padded(self, rows: Tensor, fill: int) -> tuple[Tensor, Tensor]:
         """The given rows as int64 (B, longest), and bool (B, longest), True for padding."""
-        ends = self.ends[rows]
-        starts = torch.where(rows > 0, self.ends[rows - 1], 0)
-        places = starts[:, None] + torch.arange(int((ends - starts).max()))
-        padding = places >= ends[:, None]
-        tokens = self.tokens[places.masked_fill(padding, 0)].long()
-        return tokens.masked_fill(padding, fill), padding
+        found, padding = places(self.ends, rows)
+        return self.tokens[found].long().masked_fill(padding, fill), padding
 
 
 class Documents:

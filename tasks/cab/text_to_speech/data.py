@@ -22,6 +22,7 @@ from tasks.cab.text_to_speech.audio import Spectrum, Vocoder, check_librosa
 from tasks.cab.text_to_speech.distortion import distortions
 from tasks.cab.text_to_speech.text import TEXTS
 from tasks.data import TEST_SEED, VALIDATION_SEED, TaskData, check_counts
+from tasks.ragged import places
 
 PAD, END, UNKNOWN = range(3)
 """The numbers of padding, of `</s>`, and of a symbol that no training text has."""
@@ -72,13 +73,10 @@ class Ragged:
 
     def padded(self, items: np.ndarray) -> tuple[Tensor, Tensor]:
         """The given items (B, longest, ...), 0 where padding; and bool (B, longest), where."""
-        ends = self.ends[items]
-        starts = np.where(items > 0, self.ends[items - 1], 0)
-        places = starts[:, None] + np.arange((ends - starts).max())
-        padding = places >= ends[:, None]
-        values = self.values[np.where(padding, starts[:, None], places)]
+        found, padding = places(torch.from_numpy(self.ends), torch.from_numpy(items))
+        values = torch.from_numpy(self.values[found.numpy()])
         values[padding] = 0
-        return torch.from_numpy(values), torch.from_numpy(padding)
+        return values, padding
 
 
 @dataclass(frozen=True)
